@@ -1,0 +1,25 @@
+"""POST /v1/webhooks/cobalt: what Cobalt has to tell, the results of live fetches before all."""
+
+from typing import Any
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from cobalt_relay import api, bootstrap
+from cobalt_relay.observability import observed
+
+app = api.resolver()
+
+
+@app.post("/webhooks/cobalt")
+def receive_webhook() -> Response[str]:
+    """Hand on the bytes as they came, for the signature is about those."""
+    event = app.current_event
+    verdict = bootstrap.receive_webhook().receive(api.raw_body(event), api.signature(event))
+    return api.received(event, verdict)
+
+
+@observed
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer API Gateway."""
+    return app.resolve(event, context)

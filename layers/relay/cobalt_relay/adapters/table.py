@@ -1,0 +1,195 @@
+"""One DynamoDB table, spoken to in plain values.
+
+How an item is laid out is the business of its adapter.
+"""
+
+import random
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
+
+from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
+from cobalt_relay.errors import TableFault
+
+if TYPE_CHECKING:
+    from mypy_boto3_dynamodb import DynamoDBClient
+
+Item = dict[str, Any]
+
+_TRANSACTION_TRIES = 3
+_CONDITION_FAILED = "ConditionalCheckFailed"
+
+
+class ConditionFailedError(Exception):
+    """A conditional write met another state than it wants.
+
+    `failed` tells which parts of it, in order.
+    """
+
+    def __init__(self, failed: Sequence[bool]) -> None:
+        super().__init__()
+        self.failed = tuple(failed)
+
+
+@dataclass(frozen=True, slots=True)
+class Key:
+    """The key of an item: `pk` is `KIND#id`, `sk` is `KIND`."""
+
+    kind: str
+    id: str
+
+    def attributes(self) -> Item:
+        """Give the key's attributes."""
+        return {"pk": f"{self.kind}#{self.id}", "sk": self.kind}
+
+
+@dataclass(frozen=True, slots=True)
+class Put:
+    """Write an item that must not be there yet."""
+
+    key: Key
+    item: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Update:
+    """Change an item of which `condition` must hold.
+
+    `expression` and `condition` are DynamoDB expressions with `:value` placeholders, and `#state`
+    for the reserved word `state`.
+    """
+
+    key: Key
+    expression: str
+    condition: str
+    values: Mapping[str, Any]
+
+
+Write = Put | Update
+
+
+class Table:
+    """Reads and conditional writes. Every fault of AWS comes out as `TableFault`."""
+
+    def __init__(self, client: "DynamoDBClient", name: str) -> None:
+        self._client = client
+        self._name = name
+        self._serializer = TypeSerializer()
+        self._deserializer = TypeDeserializer()
+
+    def get(self, *keys: Key) -> list[Item | None]:
+        """Read up to 100 items in one call, consistently; None for one that is not there."""
+        wanted = [self._serialize(key.attributes()) for key in keys]
+        try:
+            answer = self._client.batch_get_item(
+                RequestItems={self._name: {"Keys": wanted, "ConsistentRead": True}}
+            )
+        except AWS_FAULTS as error:
+            raise TableFault from error
+        if answer.get("UnprocessedKeys"):
+            raise TableFault
+        found = [self._deserialize(item) for item in answer["Responses"].get(self._name, [])]
+        by_key = {(item["pk"], item["sk"]): item for item in found}
+        return [by_key.get(tuple(key.attributes().values())) for key in keys]
+
+    def write(self, *writes: Write) -> None:
+        """Do all of the writes or none.
+
+        Raises `ConditionFailedError` where another state was met. A clash with another transaction
+        is tried again: both may be right, one after the other.
+        """
+        for _ in range(_TRANSACTION_TRIES):
+            try:
+                if len(writes) == 1:
+                    self._write_one(writes[0])
+                else:
+                    self._client.transact_write_items(
+                        TransactItems=[self._transact_item(write) for write in writes]
+                    )
+            except ClientError as error:
+                failed = _failed_conditions(error)
+                if any(failed):
+                    raise ConditionFailedError(failed) from None
+                if error_code(error) not in {
+                    "TransactionCanceledException",
+                    "TransactionConflictException",
+                }:
+                    raise TableFault from error
+                time.sleep(random.uniform(0.01, 0.06))  # noqa: S311 - only to part two rivals
+            except AWS_FAULTS as error:
+                raise TableFault from error
+            else:
+                return
+        raise TableFault
+
+    def keys_of_index(self, index: str, partition: tuple[str, str]) -> Iterator[Item]:
+        """List one partition of an index, page by page, in the order of its sort key."""
+        name, value = partition
+        start: dict[str, Any] | None = None
+        while True:
+            page = {"ExclusiveStartKey": start} if start else {}
+            try:
+                answer = self._client.query(
+                    TableName=self._name,
+                    IndexName=index,
+                    KeyConditionExpression=f"{name} = :partition",
+                    ExpressionAttributeValues={":partition": {"S": value}},
+                    **page,  # type: ignore[arg-type]
+                )
+            except AWS_FAULTS as error:
+                raise TableFault from error
+            yield from (self._deserialize(item) for item in answer["Items"])
+            start = answer.get("LastEvaluatedKey")
+            if not start:
+                return
+
+    def _write_one(self, write: Write) -> None:
+        match write:
+            case Put():
+                self._client.put_item(**self._transact_item(write)["Put"])
+            case Update():
+                self._client.update_item(**self._transact_item(write)["Update"])
+
+    def _transact_item(self, write: Write) -> Any:  # noqa: ANN401 - boto3 types it otherwise
+        match write:
+            case Put(key, item):
+                return {
+                    "Put": {
+                        "TableName": self._name,
+                        "Item": self._serialize({**key.attributes(), **item}),
+                        "ConditionExpression": "attribute_not_exists(pk)",
+                    }
+                }
+            case Update(key, expression, condition, values):
+                names = "#state" in expression + condition
+                return {
+                    "Update": {
+                        "TableName": self._name,
+                        "Key": self._serialize(key.attributes()),
+                        "UpdateExpression": expression,
+                        "ConditionExpression": condition,
+                        "ExpressionAttributeValues": self._serialize(values),
+                        **({"ExpressionAttributeNames": {"#state": "state"}} if names else {}),
+                    }
+                }
+
+    def _serialize(self, values: Mapping[str, Any]) -> Item:
+        return {
+            name: self._serializer.serialize(value)
+            for name, value in values.items()
+            if value is not None
+        }
+
+    def _deserialize(self, item: Mapping[str, Any]) -> Item:
+        return {name: self._deserializer.deserialize(value) for name, value in item.items()}
+
+
+def _failed_conditions(error: ClientError) -> list[bool]:
+    if error_code(error) == "ConditionalCheckFailedException":
+        return [True]
+    reasons = error.response.get("CancellationReasons", [])
+    return [reason.get("Code") == _CONDITION_FAILED for reason in reasons]

@@ -1,0 +1,229 @@
+"""HTTP.
+
+The only module that knows it. Reads API Gateway's events, writes answers, turns errors into
+statuses.
+"""
+
+import base64
+import binascii
+import json
+import math
+from http import HTTPStatus
+from typing import Any, NoReturn
+
+from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
+from aws_lambda_powertools.event_handler.exceptions import ServiceError
+from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
+
+from cobalt_relay.errors import (
+    AccessForbidden,
+    AccessTokenRefused,
+    BadSignature,
+    BodyTooLarge,
+    CallerError,
+    DeliveryTooLarge,
+    MalformedBody,
+    MalformedDelivery,
+    MissingHeaders,
+    NotConfigured,
+    RateLimited,
+    RelayError,
+    RequestRefused,
+    StorageFault,
+    UnusableAccessToken,
+    UpstreamFault,
+    UpstreamRefusal,
+    UpstreamUnanswered,
+    WrongClientCredentials,
+)
+from cobalt_relay.observability import count, failure, logger
+
+FETCH_HEADERS = ("client_id", "client_secret", "access_token")
+MAX_FETCH_BODY_BYTES = 65_536
+
+STATUS_OF: dict[type[RelayError], HTTPStatus] = {
+    CallerError: HTTPStatus.BAD_REQUEST,
+    MissingHeaders: HTTPStatus.UNAUTHORIZED,
+    WrongClientCredentials: HTTPStatus.UNAUTHORIZED,
+    UnusableAccessToken: HTTPStatus.UNAUTHORIZED,
+    BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    BadSignature: HTTPStatus.UNAUTHORIZED,
+    MalformedDelivery: HTTPStatus.BAD_REQUEST,
+    DeliveryTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    RequestRefused: HTTPStatus.BAD_REQUEST,
+    AccessTokenRefused: HTTPStatus.UNAUTHORIZED,
+    AccessForbidden: HTTPStatus.FORBIDDEN,
+    RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
+    UpstreamFault: HTTPStatus.BAD_GATEWAY,
+    UpstreamUnanswered: HTTPStatus.GATEWAY_TIMEOUT,
+    NotConfigured: HTTPStatus.SERVICE_UNAVAILABLE,
+    StorageFault: HTTPStatus.SERVICE_UNAVAILABLE,
+    RelayError: HTTPStatus.INTERNAL_SERVER_ERROR,
+}
+"""The status of an error is that of its nearest ancestor in here."""
+
+ACCEPTED_MESSAGE = "Live fetch request accepted. Results will be sent via webhook when ready."
+UNEXPECTED_MESSAGE = (
+    "Internal error. Try again later and quote the x-request-id header if it stays."
+)
+NO_ROUTE_MESSAGE = "No such route. See the README for the routes of the relay."
+
+
+def resolver() -> APIGatewayRestResolver:
+    """Give a router that answers every error in our one form.
+
+    Behind a domain of its own, API Gateway hands the base path on with the path: `v1` is cut off.
+    """
+    app = APIGatewayRestResolver(strip_prefixes=["/v1"])
+
+    def answer_relay_error(error: RelayError) -> Response[str]:
+        return _refusal(app.current_event, error)
+
+    def answer_service_error(error: ServiceError) -> Response[str]:
+        return answer(app.current_event, error.status_code, _error_body(NO_ROUTE_MESSAGE))
+
+    def answer_unexpected_error(error: Exception) -> Response[str]:
+        count("UnexpectedError")
+        logger.error("unexpected_error", extra=failure(error))
+        status = HTTPStatus.INTERNAL_SERVER_ERROR
+        return answer(app.current_event, status, _error_body(UNEXPECTED_MESSAGE))
+
+    app.exception_handler(RelayError)(answer_relay_error)
+    app.exception_handler(ServiceError)(answer_service_error)
+    app.exception_handler(Exception)(answer_unexpected_error)
+    return app
+
+
+def answer(
+    event: APIGatewayProxyEvent,
+    status: int,
+    body: dict[str, Any],
+    headers: dict[str, str] | None = None,
+) -> Response[str]:
+    """Write an answer; each carries the id of its request, and no cache keeps any."""
+    return Response(
+        status_code=int(status),
+        content_type="application/json",
+        body=json.dumps(body),
+        headers={
+            "x-request-id": request_id(event),
+            "Cache-Control": "no-store",
+            "X-Content-Type-Options": "nosniff",
+            **(headers or {}),
+        },
+    )
+
+
+def accepted(event: APIGatewayProxyEvent, job_execution_id: str) -> Response[str]:
+    """Write the 202 of the founding contract: three keys, these words."""
+    body = {"success": True, "message": ACCEPTED_MESSAGE, "job_execution_id": job_execution_id}
+    return answer(event, HTTPStatus.ACCEPTED, body)
+
+
+def received(event: APIGatewayProxyEvent, verdict: str) -> Response[str]:
+    """Tell Cobalt that its delivery is in hand; 200, whatever there was to do."""
+    return answer(event, HTTPStatus.OK, {"success": True, "message": f"Webhook {verdict}."})
+
+
+def request_id(event: APIGatewayProxyEvent) -> str:
+    """Name the request: API Gateway's id, so that its logs and ours speak of the same."""
+    return event.request_context.request_id or ""
+
+
+def fetch_headers(event: APIGatewayProxyEvent) -> tuple[str, str, str]:
+    """Give the three headers of the contract, whatever the case of their names.
+
+    Raises `MissingHeaders`, which names those that are absent or empty.
+    """
+    given = {name.lower(): value for name, value in event.headers.items()}
+    values = [(given.get(name) or "").strip() for name in FETCH_HEADERS]
+    missing = [name for name, value in zip(FETCH_HEADERS, values, strict=True) if not value]
+    if missing:
+        raise MissingHeaders(missing)
+    client_id, client_secret, access_token = values
+    return client_id, client_secret, access_token
+
+
+def signature(event: APIGatewayProxyEvent) -> str:
+    """Give the one `cobalt-verification` header; empty where there is none, or more than one."""
+    given = [
+        values
+        for name, values in (event.get("multiValueHeaders") or {}).items()
+        if name.lower() == "cobalt-verification"
+    ]
+    values = [value for several in given for value in several]
+    return values[0] if len(values) == 1 else ""
+
+
+def raw_body(event: APIGatewayProxyEvent) -> bytes:
+    """Give the body's bytes as they were on the wire.
+
+    What is no base64 where it should be is empty.
+    """
+    body = event.get("body") or ""
+    if not event.get("isBase64Encoded"):
+        return body.encode(errors="surrogatepass")
+    try:
+        return base64.b64decode(body, validate=True)
+    except (binascii.Error, ValueError):
+        return b""
+
+
+def json_object(event: APIGatewayProxyEvent) -> dict[str, Any]:
+    """Read a body that is one JSON object to every parser (RFC 8259 section 4).
+
+    Raises `BodyTooLarge`, and `MalformedBody` for anything else: duplicate keys, NaN, numbers
+    beyond a float, no UTF-8, an array.
+    """
+    body = raw_body(event)
+    if len(body) > MAX_FETCH_BODY_BYTES:
+        raise BodyTooLarge
+    try:
+        document = json.loads(
+            body.decode(),
+            object_pairs_hook=_unique,
+            parse_constant=_no_number,
+            parse_float=_finite,
+        )
+    except (ValueError, RecursionError):
+        raise MalformedBody from None
+    if not isinstance(document, dict):
+        raise MalformedBody
+    return document
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    fields = dict(pairs)
+    if len(fields) != len(pairs):
+        raise ValueError
+    return fields
+
+
+def _no_number(_name: str) -> NoReturn:
+    raise ValueError
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    if not math.isfinite(number):
+        raise ValueError
+    return number
+
+
+def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Response[str]:
+    """Answer an error.
+
+    `error` and `Retry-After` of an upstream refusal are passed on: clients act on them.
+    """
+    body = _error_body(error.message)
+    headers: dict[str, str] = {}
+    if isinstance(error, UpstreamRefusal):
+        body |= {"error": error.error} if error.error else {}
+        headers |= {"Retry-After": error.retry_after} if error.retry_after else {}
+    status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+    logger.info("request_refused", extra={"error_code": error.code, "status": int(status)})
+    return answer(event, status, body, headers)
+
+
+def _error_body(message: str) -> dict[str, Any]:
+    return {"success": False, "message": message}

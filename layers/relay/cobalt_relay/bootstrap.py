@@ -1,0 +1,95 @@
+"""Puts the use cases together, on first use, once per function instance."""
+
+from functools import cache
+from typing import TYPE_CHECKING
+
+from cobalt_relay.settings import Settings
+
+if TYPE_CHECKING:
+    from cobalt_relay.adapters.bus import Bus
+    from cobalt_relay.adapters.connections import Connections
+    from cobalt_relay.adapters.jobs import Jobs
+    from cobalt_relay.adapters.secrets import Secrets
+    from cobalt_relay.adapters.table import Table
+    from cobalt_relay.services.fetch_appointments import FetchAppointments
+    from cobalt_relay.services.plan_fetches import PlanFetches
+    from cobalt_relay.services.receive_webhook import ReceiveWebhook
+
+# Imports stand inside the functions: a handler loads what its own path needs, and nothing else.
+# ruff: noqa: PLC0415
+
+
+@cache
+def settings() -> Settings:
+    """Give the settings; `EnvironmentIncomplete` where a variable is missing."""
+    return Settings.from_environment()
+
+
+@cache
+def fetch_appointments() -> "FetchAppointments":
+    """Give the use case behind `POST /v1/appointments/fetch`, and behind each scheduled fetch."""
+    from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.services.fetch_appointments import FetchAppointments
+
+    cobalt = Cobalt(settings().cobalt_base_url)
+    return FetchAppointments(cobalt, _jobs(), _connections(), _secrets())
+
+
+@cache
+def receive_webhook() -> "ReceiveWebhook":
+    """Give the use case behind `POST /v1/webhooks/cobalt`."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.results import Results
+    from cobalt_relay.services.receive_webhook import ReceiveWebhook
+
+    results = Results(aws.s3(), settings().bucket_name)
+    return ReceiveWebhook(_jobs(), results, _bus(), _secrets())
+
+
+@cache
+def plan_fetches() -> "PlanFetches":
+    """Give the use case that schedules invoke."""
+    from cobalt_relay.services.plan_fetches import PlanFetches
+
+    return PlanFetches(fetch_appointments(), _connections(), _bus())
+
+
+@cache
+def _table() -> "Table":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.table import Table
+
+    return Table(aws.dynamodb(), settings().table_name)
+
+
+@cache
+def _jobs() -> "Jobs":
+    from cobalt_relay.adapters.jobs import Jobs
+
+    return Jobs(_table(), settings().retention, settings().job_deadline)
+
+
+@cache
+def _connections() -> "Connections":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.connections import Connections
+
+    return Connections(_table(), aws.ssm(), settings().token_path)
+
+
+@cache
+def _bus() -> "Bus":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.bus import Bus
+
+    return Bus(aws.events(), settings().event_bus_name)
+
+
+@cache
+def _secrets() -> "Secrets":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.secrets import Secrets
+
+    return Secrets(
+        aws.secretsmanager(), settings().credentials_secret_arn, settings().webhook_secret_arn
+    )

@@ -1,0 +1,434 @@
+"""Everything that can go wrong, named by situation.
+
+    RelayError
+    ├── CallerError                     the caller can mend it
+    │   ├── MissingHeaders
+    │   ├── WrongClientCredentials
+    │   ├── UnusableAccessToken
+    │   ├── BodyTooLarge
+    │   ├── MalformedBody
+    │   └── InvalidFetchRequest
+    │       ├── MissingParameters
+    │       ├── InvalidDateFormat
+    │       ├── EndNotAfterStart
+    │       ├── WindowTooLong
+    │       ├── UnknownSearchBy
+    │       ├── InvalidMrn
+    │       ├── InvalidProviderIds
+    │       └── SeveralProvidersSeveralDays
+    ├── DeliveryError                   a webhook that is not taken in
+    │   ├── BadSignature
+    │   ├── MalformedDelivery
+    │   └── DeliveryTooLarge
+    ├── UpstreamRefusal                 Cobalt said no: nothing was started
+    │   ├── RequestRefused
+    │   ├── AccessTokenRefused
+    │   ├── AccessForbidden
+    │   └── RateLimited
+    ├── UpstreamFault                   Cobalt failed
+    │   ├── UpstreamUnreachable
+    │   ├── UpstreamUnavailable
+    │   ├── UpstreamBroken
+    │   ├── UpstreamMalformed
+    │   └── UpstreamUnanswered
+    ├── NotConfigured                   the operator has something left to do
+    │   ├── CredentialsNotConfigured
+    │   ├── WebhookSecretNotConfigured
+    │   └── EnvironmentIncomplete
+    ├── StorageFault                    an AWS service of ours failed; trying again helps
+    │   ├── TableFault
+    │   ├── ResultsFault
+    │   ├── BusFault
+    │   ├── SecretsFault
+    │   └── TokensFault
+    ├── ScheduleError                   a schedule asks for something that cannot be done
+    │   ├── InvalidScheduleInput
+    │   └── UnknownConnection
+    └── OutOfTime                       work that was left because the run had to end
+
+Messages are constants. They never quote what came in: a caller's input can hold patient data, and
+every message may end in an answer or a log. The one text from outside is the refusal of Cobalt,
+which is meant for the caller.
+"""
+
+from typing import ClassVar
+
+
+class RelayError(Exception):
+    """Base of every error of the relay. `code` is stable and unique; `message` is for people."""
+
+    code: ClassVar[str] = "relay_error"
+    message: str = "The relay failed."
+
+    def __init__(self, message: str | None = None) -> None:
+        if message is not None:
+            self.message = message
+        super().__init__(self.message)
+
+
+class CallerError(RelayError):
+    """The caller can mend it."""
+
+    code = "caller_error"
+
+
+class MissingHeaders(CallerError):
+    """One of the three headers of the contract is absent or empty.
+
+    The names of headers are no secret.
+    """
+
+    code = "missing_headers"
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(f"Missing required headers: {', '.join(names)}.")
+
+
+class WrongClientCredentials(CallerError):
+    """`client_id` and `client_secret` are not the ones of this relay.
+
+    It does not say which of the two.
+    """
+
+    code = "wrong_client_credentials"
+    message = "Invalid client_id or client_secret."
+
+
+class UnusableAccessToken(CallerError):
+    """The token could not be an HTTP header value, so no such token can have been issued."""
+
+    code = "unusable_access_token"
+    message = "Invalid access_token."
+
+
+class BodyTooLarge(CallerError):
+    """Refused before it is parsed."""
+
+    code = "body_too_large"
+    message = "The request body is too large: a fetch request has at most 65536 bytes."
+
+
+class MalformedBody(CallerError):
+    """Not JSON, or JSON that no two parsers read alike (duplicate keys, NaN), or not an object."""
+
+    code = "malformed_body"
+    message = "The request body must be a JSON object, in UTF-8, without duplicate keys."
+
+
+class InvalidFetchRequest(CallerError):
+    """Base of the documented checks of a fetch request (docs: Fetch appointments)."""
+
+    code = "invalid_fetch_request"
+
+
+class MissingParameters(InvalidFetchRequest):
+    """A parameter that the mode of search needs is absent, null or empty.
+
+    Names the needed ones, in documented order.
+    """
+
+    code = "missing_parameters"
+
+    def __init__(self, names: tuple[str, ...]) -> None:
+        super().__init__(f"Missing required parameters: {', '.join(names)}.")
+
+
+class InvalidDateFormat(InvalidFetchRequest):
+    """A date is not `YYYY-MM-DD`, or no day of the calendar."""
+
+    code = "invalid_date_format"
+    message = "Invalid date format. Use ISO format (YYYY-MM-DD)."
+
+
+class EndNotAfterStart(InvalidFetchRequest):
+    """The window ends before it begins, or on the same day where the contract wants a later one."""
+
+    code = "end_not_after_start"
+    message = "end_date must be after start_date."
+
+
+class WindowTooLong(InvalidFetchRequest):
+    """The window is longer than Cobalt allows for the mode of search."""
+
+    code = "window_too_long"
+
+    def __init__(self, days: int) -> None:
+        super().__init__(f"Date range cannot exceed {days} days.")
+
+
+class UnknownSearchBy(InvalidFetchRequest):
+    """`search_by` is none of the documented modes."""
+
+    code = "unknown_search_by"
+    message = "search_by must be one of: date_range, mrn, provider."
+
+
+class InvalidMrn(InvalidFetchRequest):
+    """`mrn` is not a usable string."""
+
+    code = "invalid_mrn"
+    message = "mrn must be a string of 1 to 128 printable characters."
+
+
+class InvalidProviderIds(InvalidFetchRequest):
+    """`provider_ids` is not a list of 1 to 10 ids."""
+
+    code = "invalid_provider_ids"
+    message = "provider_ids must be a list of 1 to 10 provider ids."
+
+
+class SeveralProvidersSeveralDays(InvalidFetchRequest):
+    """Several providers can be searched on one day only (docs: Fetch appointments, `search_by`)."""
+
+    code = "several_providers_several_days"
+    message = "With 2 to 10 provider_ids, start_date and end_date must be the same day."
+
+
+class DeliveryError(RelayError):
+    """A webhook that is not taken in.
+
+    The answer is the same whatever the reason, so that it teaches a forger nothing.
+    """
+
+    code = "delivery_error"
+
+
+class BadSignature(DeliveryError):
+    """The signature is absent, malformed, or fits none of the live secrets."""
+
+    code = "bad_signature"
+    message = "Invalid signature."
+
+
+class MalformedDelivery(DeliveryError):
+    """Signed by Cobalt, but not JSON, or without `id` or `type`."""
+
+    code = "malformed_delivery"
+    message = "The webhook body must be a JSON object with an id and a type."
+
+
+class DeliveryTooLarge(DeliveryError):
+    """More than a Lambda invocation can carry; refused before it is hashed."""
+
+    code = "delivery_too_large"
+    message = "The webhook body is too large."
+
+
+class UpstreamRefusal(RelayError):
+    """Cobalt answered, and refused. Nothing was started.
+
+    `message` is the text of Cobalt, `error` its short code where it sent one (`login_required`),
+    and `retry_after` its `Retry-After` header, in the form it had.
+    """
+
+    code = "upstream_refusal"
+    message = "Cobalt refused the request."
+
+    def __init__(
+        self,
+        message: str | None = None,
+        *,
+        error: str | None = None,
+        retry_after: str | None = None,
+    ) -> None:
+        super().__init__(message)
+        self.error = error
+        self.retry_after = retry_after
+
+
+class RequestRefused(UpstreamRefusal):
+    """400: Cobalt does not take this request; an EMR that it cannot fetch live from, for one."""
+
+    code = "request_refused"
+
+
+class AccessTokenRefused(UpstreamRefusal):
+    """401: Cobalt does not know the token, or no longer takes the client credentials."""
+
+    code = "access_token_refused"
+    message = "Cobalt refused the access token or the client credentials."
+
+
+class AccessForbidden(UpstreamRefusal):
+    """403: the link to the clinic is broken (`login_required`), or the token may not do this."""
+
+    code = "access_forbidden"
+    message = "Cobalt forbids this with the given access token."
+
+
+class RateLimited(UpstreamRefusal):
+    """429: too many requests."""
+
+    code = "rate_limited"
+    message = "Cobalt takes no more requests at the moment. Try again later."
+
+
+class UpstreamFault(RelayError):
+    """Cobalt failed.
+
+    `may_have_started` tells whether the fetch may run nevertheless: then it is never sent again.
+    """
+
+    code = "upstream_fault"
+    may_have_started: ClassVar[bool] = True
+
+
+class UpstreamUnreachable(UpstreamFault):
+    """No connection.
+
+    Refused, no such host, TLS failed, no answer to the connection attempt. Nothing was sent.
+    """
+
+    code = "upstream_unreachable"
+    message = "Cobalt cannot be reached. Nothing was started; try again later."
+    may_have_started = False
+
+
+class UpstreamUnavailable(UpstreamFault):
+    """A refusal that the contract does not know: nothing was started.
+
+    A 503 with `Retry-After`, an undocumented 4xx, a redirect.
+    """
+
+    code = "upstream_unavailable"
+    message = (
+        "Cobalt does not take the request at the moment. Nothing was started; try again later."
+    )
+    may_have_started = False
+
+
+class UpstreamBroken(UpstreamFault):
+    """A 5xx, from Cobalt or from something in front of it: what happened behind it is unknown."""
+
+    code = "upstream_broken"
+    message = (
+        "Cobalt answered with an error of its own. The fetch may or may not have been started."
+    )
+
+
+class UpstreamMalformed(UpstreamFault):
+    """A success that is none: no JSON, or no job id."""
+
+    code = "upstream_malformed"
+    message = "Cobalt's answer could not be understood. The fetch may or may not have been started."
+
+
+class UpstreamUnanswered(UpstreamFault):
+    """Sent, and no answer came: time ran out or the connection ended."""
+
+    code = "upstream_unanswered"
+    message = (
+        "Cobalt did not answer, so it is unknown whether the fetch was started. The relay does not "
+        "send it again; quote the x-request-id header to follow it up."
+    )
+
+
+class NotConfigured(RelayError):
+    """The operator has something left to do; the message says what."""
+
+    code = "not_configured"
+
+
+class CredentialsNotConfigured(NotConfigured):
+    """The secret with the client credentials is empty or unusable."""
+
+    code = "credentials_not_configured"
+    message = (
+        "The relay has no Cobalt client credentials yet. Operator: put client_id and client_secret "
+        "into the secret that the stack output CobaltCredentialsArn names."
+    )
+
+
+class WebhookSecretNotConfigured(NotConfigured):
+    """The secret with Cobalt's webhook key is empty or unusable."""
+
+    code = "webhook_secret_not_configured"
+    message = (
+        "The relay has no webhook secret yet. Operator: register the webhook with Cobalt and put "
+        "webhook_secret_key into the secret that the stack output WebhookSecretArn names."
+    )
+
+
+class EnvironmentIncomplete(NotConfigured):
+    """A function runs without a variable that the template sets.
+
+    Names of variables are no secret.
+    """
+
+    code = "environment_incomplete"
+
+    def __init__(self, names: list[str]) -> None:
+        super().__init__(
+            f"Missing or invalid environment variables: {', '.join(names)}. "
+            "Deploy the template again."
+        )
+
+
+class StorageFault(RelayError):
+    """An AWS service of ours failed or refused."""
+
+    code = "storage_fault"
+    message = "The relay cannot store at the moment. Try again."
+
+
+class TableFault(StorageFault):
+    """DynamoDB."""
+
+    code = "table_fault"
+
+
+class ResultsFault(StorageFault):
+    """S3."""
+
+    code = "results_fault"
+
+
+class BusFault(StorageFault):
+    """EventBridge: the call failed, or an entry of it did."""
+
+    code = "bus_fault"
+
+
+class SecretsFault(StorageFault):
+    """Secrets Manager failed; that is never taken for an empty secret, and never opens a door."""
+
+    code = "secrets_fault"
+
+
+class TokensFault(StorageFault):
+    """SSM Parameter Store."""
+
+    code = "tokens_fault"
+
+
+class ScheduleError(RelayError):
+    """A schedule asks for something that cannot be done."""
+
+    code = "schedule_error"
+
+
+class InvalidScheduleInput(ScheduleError):
+    """The input of a schedule is not of its form."""
+
+    code = "invalid_schedule_input"
+    message = (
+        'The input of a schedule must be {"connections": "all" or a list of connection ids, '
+        '"from_day": -365 to 365, "days": 2 to 8}.'
+    )
+
+
+class UnknownConnection(ScheduleError):
+    """A schedule names a connection that never registered itself, or whose token is gone."""
+
+    code = "unknown_connection"
+    message = (
+        "No token is kept for this connection. "
+        "Its first accepted fetch through the relay registers it."
+    )
+
+
+class OutOfTime(RelayError):
+    """Work that was left because the run had to end."""
+
+    code = "out_of_time"
+    message = "The run had to end before this was begun."

@@ -1,0 +1,52 @@
+"""The environment of a function, read once. Nothing else reads it."""
+
+import os
+from collections.abc import Mapping
+from datetime import timedelta
+from typing import Self
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from cobalt_relay.errors import EnvironmentIncomplete
+
+
+class Settings(BaseModel):
+    """What `template.yaml` gives every function, by the names it has there.
+
+    Secrets are not among it: the environment of a function is shown in consoles and API answers, so
+    it holds the ARNs of secrets only.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+
+    cobalt_base_url: str = Field(alias="COBALT_BASE_URL", pattern=r"^https?://[^/]+$")
+    credentials_secret_arn: str = Field(alias="CREDENTIALS_SECRET_ARN", min_length=1)
+    webhook_secret_arn: str = Field(alias="WEBHOOK_SECRET_ARN", min_length=1)
+    table_name: str = Field(alias="TABLE_NAME", min_length=1)
+    bucket_name: str = Field(alias="BUCKET_NAME", min_length=1)
+    event_bus_name: str = Field(alias="EVENT_BUS_NAME", min_length=1)
+    token_path: str = Field(alias="TOKEN_PATH", pattern=r"^/.+[^/]$")
+    job_deadline_minutes: int = Field(alias="JOB_DEADLINE_MINUTES", gt=0)
+    result_retention_days: int = Field(alias="RESULT_RETENTION_DAYS", gt=0)
+
+    @property
+    def job_deadline(self) -> timedelta:
+        """Time after its acceptance by which a job must have ended."""
+        return timedelta(minutes=self.job_deadline_minutes)
+
+    @property
+    def retention(self) -> timedelta:
+        """Time for which results, and the rows about them, are kept."""
+        return timedelta(days=self.result_retention_days)
+
+    @classmethod
+    def from_environment(cls, environment: Mapping[str, str] | None = None) -> Self:
+        """Read the environment.
+
+        `EnvironmentIncomplete` names every variable that is missing or unusable.
+        """
+        try:
+            return cls.model_validate(os.environ if environment is None else environment)
+        except ValidationError as error:
+            names = sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)})
+            raise EnvironmentIncomplete(names) from None
