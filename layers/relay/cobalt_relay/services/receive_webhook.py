@@ -35,7 +35,7 @@ from cobalt_relay.observability import count, logger
 from cobalt_relay.services.ports import DeliveryStore, EventBus, ResultStore, WebhookKeys
 
 MAX_DELIVERY_BYTES = 6 * 1024 * 1024
-"""What a synchronous Lambda invocation takes (Lambda quotas). A larger one never gets here on AWS."""
+"""What a synchronous Lambda invocation takes (Lambda quotas): no larger one gets here on AWS."""
 AWAIT_JOB_SECONDS = (0.05, 0.1, 0.2, 0.25)
 """Pauses before looking again for a job whose 202 the webhook overtook.
 

@@ -1,0 +1,190 @@
+"""Use cases on fakes, and API Gateway's events."""
+
+import base64
+import hashlib
+import hmac
+import json
+import socket
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any, NoReturn
+
+import pytest
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from cobalt_relay import bootstrap
+from cobalt_relay.observability import logger
+from cobalt_relay.services.fetch_appointments import FetchAppointments
+from cobalt_relay.services.plan_fetches import PlanFetches
+from cobalt_relay.services.receive_webhook import ReceiveWebhook
+from tests.unit.fakes import (
+    FakeBus,
+    FakeClock,
+    FakeCobalt,
+    FakeConnections,
+    FakeJobs,
+    FakeResults,
+    FakeSecrets,
+)
+
+WEBHOOK_KEY = b"webhook-key"
+HEADERS = {"client_id": "client", "client_secret": "sesame", "access_token": "token-1"}
+
+
+class LambdaContextStub(LambdaContext):
+    """A Lambda context, with as much time left as a test wants."""
+
+    def __init__(self, remaining_seconds: float = 300.0) -> None:
+        self._function_name = "function"
+        self._memory_limit_in_mb = 512
+        self._invoked_function_arn = "arn:aws:lambda:us-east-1:000000000000:function:function"
+        self._aws_request_id = "invocation-1"
+        self._remaining_seconds = remaining_seconds
+
+    def get_remaining_time_in_millis(self) -> int:  # type: ignore[override] - theirs is static
+        return int(self._remaining_seconds * 1000)
+
+
+@dataclass
+class World:
+    """Everything a use case meets, faked, and the use cases on it."""
+
+    jobs: FakeJobs = field(default_factory=FakeJobs)
+    results: FakeResults = field(default_factory=FakeResults)
+    bus: FakeBus = field(default_factory=FakeBus)
+    secrets: FakeSecrets = field(default_factory=FakeSecrets)
+    connections: FakeConnections = field(default_factory=FakeConnections)
+    cobalt: FakeCobalt = field(default_factory=FakeCobalt)
+    clock: FakeClock = field(default_factory=FakeClock)
+
+    def __post_init__(self) -> None:
+        self.fetch_appointments = FetchAppointments(
+            self.cobalt, self.jobs, self.connections, self.secrets, now=self.clock
+        )
+        self.receive_webhook = ReceiveWebhook(
+            self.jobs, self.results, self.bus, self.secrets, now=self.clock, sleep=self.clock.sleep
+        )
+        self.plan_fetches = PlanFetches(
+            self.fetch_appointments, self.connections, self.bus, now=self.clock
+        )
+
+
+@pytest.fixture
+def world(monkeypatch: pytest.MonkeyPatch) -> World:
+    """A world of fakes that the handlers are bound to."""
+    world = World()
+    for name in ("fetch_appointments", "receive_webhook", "plan_fetches"):
+        monkeypatch.setattr(bootstrap, name, partial(getattr, world, name))
+    return world
+
+
+class CurrentStdout:
+    """Standard output as it is at the moment of writing: pytest changes it, the logger keeps its own."""
+
+    def write(self, text: str) -> int:
+        return sys.stdout.write(text)
+
+    def flush(self) -> None:
+        sys.stdout.flush()
+
+
+@pytest.fixture
+def logged(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> Callable[[], str]:
+    """Give what was written to standard output since: log lines and metrics."""
+    monkeypatch.setattr(logger.registered_handler, "stream", CurrentStdout())
+    return lambda: capsys.readouterr().out
+
+
+@pytest.fixture(autouse=True)
+def _aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Credentials of nobody, so that no client looks for real ones."""
+    monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
+    monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Unit tests reach nothing but what they started themselves on loopback."""
+
+    connect = socket.socket.connect
+
+    def guarded(self: socket.socket, address: Any) -> None:
+        if not (isinstance(address, tuple) and address[0] == "127.0.0.1"):
+            _refuse_network()
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", guarded)
+
+
+def _refuse_network() -> NoReturn:
+    raise AssertionError("a unit test went to the network")
+
+
+def api_event(
+    path: str,
+    body: bytes | str | None,
+    headers: dict[str, str],
+    *,
+    encode: bool = False,
+) -> dict[str, Any]:
+    """API Gateway's proxy event for a POST."""
+    raw = body.encode() if isinstance(body, str) else body
+    return {
+        "resource": path,
+        "path": path,
+        "httpMethod": "POST",
+        "headers": headers,
+        "multiValueHeaders": {name: [value] for name, value in headers.items()},
+        "queryStringParameters": None,
+        "multiValueQueryStringParameters": None,
+        "pathParameters": None,
+        "stageVariables": None,
+        "requestContext": {
+            "requestId": "0b5a1c5e-0000-4000-8000-000000000001",
+            "stage": "v1",
+            "path": f"/v1{path}",
+            "httpMethod": "POST",
+            "resourcePath": path,
+        },
+        "body": base64.b64encode(raw or b"").decode()
+        if encode
+        else (None if raw is None else raw.decode()),
+        "isBase64Encoded": encode,
+    }
+
+
+def fetch_event(
+    body: bytes | str | dict[str, Any] | None, headers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A call of POST /v1/appointments/fetch."""
+    text = json.dumps(body) if isinstance(body, dict) else body
+    return api_event("/appointments/fetch", text, HEADERS if headers is None else headers)
+
+
+def sign(body: bytes, key: bytes = WEBHOOK_KEY) -> str:
+    """Cobalt's signature of a body."""
+    return hmac.new(key, body, hashlib.sha256).hexdigest()
+
+
+def webhook_event(
+    body: bytes, signature: str | None = None, *, encode: bool = False
+) -> dict[str, Any]:
+    """A delivery to POST /v1/webhooks/cobalt, signed unless told otherwise."""
+    headers = {"cobalt-verification": sign(body) if signature is None else signature}
+    return api_event("/webhooks/cobalt", body, headers, encode=encode)
+
+
+def body_of(answer: dict[str, Any]) -> Any:
+    """The JSON of an answer."""
+    return json.loads(answer["body"])
+
+
+def header(answer: dict[str, Any], name: str) -> str | None:
+    """A header of an answer."""
+    values = answer["multiValueHeaders"].get(name)
+    return values[0] if values else None

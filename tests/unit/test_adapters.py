@@ -1,0 +1,391 @@
+"""How adapters translate what AWS answers; `tests/contract` runs them against a real stack."""
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, date, datetime, timedelta
+from typing import Any
+
+import boto3
+import pytest
+from botocore.stub import ANY, Stubber
+
+from cobalt_relay.adapters import aws
+from cobalt_relay.adapters.bus import Bus
+from cobalt_relay.adapters.connections import Connections
+from cobalt_relay.adapters.results import Results, safe_part
+from cobalt_relay.adapters.secrets import CACHE_SECONDS, REFRESH_SECONDS, Secrets
+from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
+from cobalt_relay.errors import (
+    BusFault,
+    CredentialsNotConfigured,
+    ResultsFault,
+    SecretsFault,
+    TableFault,
+    TokensFault,
+    UnknownConnection,
+    WebhookSecretNotConfigured,
+)
+from cobalt_relay.events import CobaltEventReceived
+from cobalt_relay.models import ResultLocation
+
+NOW = datetime(2025, 1, 2, 10, tzinfo=UTC)
+
+
+class Stubbed:
+    """A client whose answers a test lines up; every one of them must be used."""
+
+    def __init__(self, service: str) -> None:
+        self.client: Any = boto3.client(service)  # type: ignore[call-overload]
+        self.stubber = Stubber(self.client)
+        self.stubber.activate()
+
+    def answer(self, operation: str, response: dict[str, Any], expected: Any = None) -> None:
+        self.stubber.add_response(operation, response, expected)
+
+    def fail(self, operation: str, code: str, **response: Any) -> None:
+        self.stubber.add_client_error(operation, code, modeled_fields=response)
+
+
+@pytest.fixture
+def stubbed(request: pytest.FixtureRequest) -> Iterator[Stubbed]:
+    stubbed = Stubbed(request.param)
+    yield stubbed
+    stubbed.stubber.assert_no_pending_responses()
+
+
+def for_service(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.parametrize("stubbed", [name], indirect=True)
+
+
+# ------------------------------------------------------------------------------------------- secrets
+
+
+class Ticks:
+    """A monotonic clock."""
+
+    def __init__(self) -> None:
+        self.seconds = 1000.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def secrets_on(stubbed: Stubbed, ticks: Ticks | None = None) -> Secrets:
+    return Secrets(stubbed.client, "arn:c", "arn:w", clock=ticks or Ticks(), now=lambda: NOW)
+
+
+def secret(value: Any, created_at: datetime = NOW - timedelta(days=30)) -> dict[str, Any]:
+    text = value if isinstance(value, str) else json.dumps(value)
+    return {"SecretString": text, "CreatedDate": created_at}
+
+
+PAIR = {"client_id": "client", "client_secret": "sesame"}
+
+
+@for_service("secretsmanager")
+def test_credentials_are_read_once_in_minutes(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    secrets = secrets_on(stubbed, ticks)
+    stubbed.answer("get_secret_value", secret({**PAIR, "note": "ignored"}))
+
+    first = secrets.credentials()
+    ticks.seconds += CACHE_SECONDS - 1
+    second = secrets.credentials()
+
+    assert first is second
+    assert (first.client_id, first.client_secret) == ("client", "sesame")
+
+
+@for_service("secretsmanager")
+def test_refresh_is_rate_limited_and_age_ends_the_memory(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    secrets = secrets_on(stubbed, ticks)
+    for name in ("one", "two", "three"):
+        stubbed.answer("get_secret_value", secret({**PAIR, "client_id": name}))
+
+    seen = [secrets.credentials().client_id]
+    seen += [secrets.credentials(refresh=True).client_id for _ in range(1000)][-1:]
+    ticks.seconds += REFRESH_SECONDS + 1
+    seen += [secrets.credentials(refresh=True).client_id for _ in range(1000)][-1:]
+    ticks.seconds += CACHE_SECONDS + 1
+    seen += [secrets.credentials().client_id]
+
+    assert seen == ["one", "one", "two", "three"]
+
+
+@pytest.mark.parametrize(
+    "value", ["text", "[]", '{"client_id": "c"}', '{"client_id": "", "client_secret": "x"}']
+)
+@for_service("secretsmanager")
+def test_not_configured_when_the_secret_is_of_another_form(stubbed: Stubbed, value: str) -> None:
+    stubbed.answer("get_secret_value", secret(value))
+
+    with pytest.raises(CredentialsNotConfigured):
+        secrets_on(stubbed).credentials()
+
+
+@for_service("secretsmanager")
+def test_configured_at_once_when_the_secret_is_put_after_a_503(stubbed: Stubbed) -> None:
+    secrets = secrets_on(stubbed)
+    stubbed.fail("get_secret_value", "ResourceNotFoundException")
+    stubbed.answer("get_secret_value", secret(PAIR))
+
+    with pytest.raises(CredentialsNotConfigured):
+        secrets.credentials()
+
+    assert secrets.credentials().client_id == "client"
+
+
+@pytest.mark.parametrize(
+    "code", ["ThrottlingException", "AccessDeniedException", "InternalServiceError"]
+)
+@for_service("secretsmanager")
+def test_fault_never_not_configured_when_the_service_fails(stubbed: Stubbed, code: str) -> None:
+    stubbed.fail("get_secret_value", code)
+
+    with pytest.raises(SecretsFault):
+        secrets_on(stubbed).webhook_keys()
+
+
+@for_service("secretsmanager")
+def test_one_key_lives_when_the_last_rotation_is_a_day_ago(stubbed: Stubbed) -> None:
+    stubbed.answer(
+        "get_secret_value",
+        secret({"webhook_secret_key": "new", "success": True}, NOW - timedelta(hours=24)),
+    )
+
+    keys = secrets_on(stubbed).webhook_keys()
+
+    assert keys == (b"new",)
+
+
+@for_service("secretsmanager")
+def test_two_keys_live_when_the_last_rotation_is_younger(stubbed: Stubbed) -> None:
+    young = NOW - timedelta(hours=23, minutes=59)
+    stubbed.answer("get_secret_value", secret({"webhook_secret_key": "new"}, young))
+    stubbed.answer(
+        "get_secret_value",
+        secret({"webhook_secret_key": "old"}),
+        {"SecretId": "arn:w", "VersionStage": "AWSPREVIOUS"},
+    )
+
+    keys = secrets_on(stubbed).webhook_keys()
+
+    assert keys == (b"new", b"old")
+
+
+@for_service("secretsmanager")
+def test_one_key_lives_when_there_is_no_previous(stubbed: Stubbed) -> None:
+    stubbed.answer("get_secret_value", secret({"webhook_secret_key": "new"}, NOW))
+    stubbed.fail("get_secret_value", "ResourceNotFoundException")
+
+    keys = secrets_on(stubbed).webhook_keys()
+
+    assert keys == (b"new",)
+
+
+@pytest.mark.parametrize("value", ["{}", '{"webhook_secret_key": ""}'])
+@for_service("secretsmanager")
+def test_not_configured_when_the_key_is_empty(stubbed: Stubbed, value: str) -> None:
+    stubbed.answer("get_secret_value", secret(value))
+
+    with pytest.raises(WebhookSecretNotConfigured):
+        secrets_on(stubbed).webhook_keys()
+
+
+# ----------------------------------------------------------------------------------------------- bus
+
+EVENT = CobaltEventReceived(
+    job_execution_id=None,
+    connection_id=None,
+    access_token_reference_id="user_1",
+    window=None,
+    cobalt_event_id="evt_1",
+    event_type="appointment.created",
+    received_at=NOW,
+    result=ResultLocation(bucket="results", key="webhooks/x.json", version_id="v1"),
+)
+REFUSED = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "InternalFailure"}]}
+TAKEN = {"FailedEntryCount": 0, "Entries": [{"EventId": "1"}]}
+
+
+@for_service("events")
+def test_entry_is_sent_again_when_it_was_refused(stubbed: Stubbed) -> None:
+    stubbed.answer("put_events", REFUSED, {"Entries": ANY})
+    stubbed.answer("put_events", TAKEN, {"Entries": ANY})
+
+    Bus(stubbed.client, "bus").publish(EVENT)
+
+
+@for_service("events")
+def test_fault_when_an_entry_stays_refused(stubbed: Stubbed) -> None:
+    stubbed.answer("put_events", REFUSED, {"Entries": ANY})
+    stubbed.answer("put_events", REFUSED, {"Entries": ANY})
+
+    with pytest.raises(BusFault):
+        Bus(stubbed.client, "bus").publish(EVENT)
+
+
+@for_service("events")
+def test_fault_when_the_call_fails(stubbed: Stubbed) -> None:
+    stubbed.fail("put_events", "ThrottlingException")
+
+    with pytest.raises(BusFault):
+        Bus(stubbed.client, "bus").publish(EVENT)
+
+
+# ------------------------------------------------------------------------------------------- results
+
+
+@for_service("s3")
+def test_fault_when_s3_fails(stubbed: Stubbed) -> None:
+    stubbed.fail("put_object", "SlowDown")
+
+    with pytest.raises(ResultsFault):
+        Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "evt_1", b"{}")
+
+
+@pytest.mark.parametrize("plain", ["job_1", "evt-1", "appointment.created", "A" * 128])
+def test_id_stays_itself_when_it_is_plain(plain: str) -> None:
+    assert safe_part(plain) == plain
+
+
+@pytest.mark.parametrize(
+    "wild",
+    ["", ".", "..", "a/b", "../../etc", "a b", "é", "A" * 129, "a\nb", "a=b", "\ud800", "a\x00"],
+)
+def test_id_is_made_safe_and_stays_one_of_a_kind_when_it_is_not(wild: str) -> None:
+    part = safe_part(wild)
+
+    assert part != safe_part(wild + "x")
+    assert set(part) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
+    assert len(part) <= 128
+
+
+# --------------------------------------------------------------------------------------------- table
+
+
+@for_service("dynamodb")
+def test_clash_is_tried_again_when_two_transactions_meet(stubbed: Stubbed) -> None:
+    clash = {"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}]}
+    stubbed.fail("transact_write_items", "TransactionCanceledException", **clash)
+    stubbed.answer("transact_write_items", {}, None)
+
+    Table(stubbed.client, "table").write(Put(Key("A", "1"), {}), Put(Key("A", "2"), {}))
+
+
+@for_service("dynamodb")
+def test_fault_when_transactions_clash_without_end(stubbed: Stubbed) -> None:
+    clash = {"CancellationReasons": [{"Code": "TransactionConflict"}, {"Code": "None"}]}
+    for _ in range(3):
+        stubbed.fail("transact_write_items", "TransactionCanceledException", **clash)
+
+    with pytest.raises(TableFault):
+        Table(stubbed.client, "table").write(Put(Key("A", "1"), {}), Put(Key("A", "2"), {}))
+
+
+@for_service("dynamodb")
+def test_failed_parts_are_told_when_a_condition_does_not_hold(stubbed: Stubbed) -> None:
+    reasons = {"CancellationReasons": [{"Code": "None"}, {"Code": "ConditionalCheckFailed"}]}
+    stubbed.fail("transact_write_items", "TransactionCanceledException", **reasons)
+
+    with pytest.raises(ConditionFailedError) as condition:
+        Table(stubbed.client, "table").write(Put(Key("A", "1"), {}), Put(Key("A", "2"), {}))
+
+    assert condition.value.failed == (False, True)
+
+
+@for_service("dynamodb")
+def test_table_fault_when_a_write_fails(stubbed: Stubbed) -> None:
+    stubbed.fail("put_item", "ProvisionedThroughputExceededException")
+
+    with pytest.raises(TableFault):
+        Table(stubbed.client, "table").write(Put(Key("A", "1"), {}))
+
+
+@for_service("dynamodb")
+def test_table_fault_when_a_read_fails_or_is_cut_short(stubbed: Stubbed) -> None:
+    stubbed.fail("batch_get_item", "InternalServerError")
+    stubbed.answer(
+        "batch_get_item",
+        {"Responses": {}, "UnprocessedKeys": {"table": {"Keys": [{"pk": {"S": "A#1"}}]}}},
+    )
+
+    for _ in range(2):
+        with pytest.raises(TableFault):
+            Table(stubbed.client, "table").get(Key("A", "1"))
+
+
+def test_table_fault_when_nobody_answers() -> None:
+    client = boto3.client(
+        "dynamodb",
+        endpoint_url="http://127.0.0.1:1",
+        config=aws.CONFIG,
+    )
+
+    with pytest.raises(TableFault):
+        Table(client, "table").write(Put(Key("A", "1"), {}))
+
+
+@for_service("dynamodb")
+def test_all_pages_are_read_when_an_index_has_several(stubbed: Stubbed) -> None:
+    item = {"connection_id": {"S": "conn_1"}}
+    stubbed.answer("query", {"Items": [item], "LastEvaluatedKey": item})
+    stubbed.answer("query", {"Items": [item]})
+
+    items = list(Table(stubbed.client, "table").keys_of_index("connections", ("shard", "0")))
+
+    assert items == [{"connection_id": "conn_1"}] * 2
+
+
+@for_service("dynamodb")
+def test_table_fault_when_an_index_cannot_be_read(stubbed: Stubbed) -> None:
+    stubbed.fail("query", "InternalServerError")
+
+    with pytest.raises(TableFault):
+        list(Table(stubbed.client, "table").keys_of_index("connections", ("shard", "0")))
+
+
+# -------------------------------------------------------------------------------------------- tokens
+
+
+def connections_on(stubbed: Stubbed) -> Connections:
+    class NoTable:
+        def write(self, *_writes: object) -> None:
+            raise AssertionError("the row must not come before the token")
+
+    return Connections(NoTable(), stubbed.client, "/relay/tokens")  # type: ignore[arg-type]
+
+
+@for_service("ssm")
+def test_no_row_is_written_when_the_token_cannot_be_kept(stubbed: Stubbed) -> None:
+    stubbed.fail("put_parameter", "InternalServerError")
+
+    with pytest.raises(TokensFault):
+        connections_on(stubbed).register("conn_1", "token", NOW)
+
+
+@pytest.mark.parametrize(
+    ("code", "error"),
+    [("ParameterNotFound", UnknownConnection), ("InternalServerError", TokensFault)],
+)
+@for_service("ssm")
+def test_missing_token_and_failing_service_are_told_apart(
+    stubbed: Stubbed, code: str, error: type[Exception]
+) -> None:
+    stubbed.fail("get_parameter", code)
+
+    with pytest.raises(error):
+        connections_on(stubbed).token("conn_1")
+
+
+# ------------------------------------------------------------------------------------------- clients
+
+
+@pytest.mark.parametrize("make", [aws.dynamodb, aws.s3, aws.events, aws.secretsmanager, aws.ssm])
+def test_client_gives_up_before_cobalt_does(make: Any) -> None:
+    config = make().meta.config
+
+    seconds = config.retries["total_max_attempts"] * config.read_timeout
+    assert seconds < 5
+    assert config.connect_timeout <= 1

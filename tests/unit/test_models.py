@@ -1,0 +1,303 @@
+"""The documented checks of a fetch request, and the lenient reading of what Cobalt sends."""
+
+from datetime import date
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from cobalt_relay.errors import InvalidFetchRequest
+from cobalt_relay.models import CobaltEvent, FetchRequest, FetchResult, connection_id_of, in_days
+
+MISSING = "Missing required parameters: start_date, end_date."
+FORMAT = "Invalid date format. Use ISO format (YYYY-MM-DD)."
+ORDER = "end_date must be after start_date."
+SPAN = "Date range cannot exceed 7 days."
+
+
+@pytest.mark.parametrize(
+    ("start", "end", "message"),
+    [
+        (None, "2023-12-07", MISSING),
+        ("2023-12-01", None, MISSING),
+        ("", "2023-12-07", MISSING),
+        (20231201, "2023-12-07", FORMAT),
+        (12345678901234567890, "2023-12-07", FORMAT),
+        (0, "2023-12-07", FORMAT),
+        (False, "2023-12-07", FORMAT),
+        (["2023-12-01"], "2023-12-07", FORMAT),
+        ("2023-2-30", "2023-12-07", FORMAT),
+        ("2023-02-30", "2023-03-02", FORMAT),
+        ("2023-02-29", "2023-03-02", FORMAT),
+        ("20231201", "2023-12-07", FORMAT),
+        ("2023-W48-5", "2023-12-07", FORMAT),
+        ("2023-12-01T00:00:00", "2023-12-07", FORMAT),
+        ("2023-12-01Z", "2023-12-07", FORMAT),
+        (" 2023-12-01", "2023-12-07", FORMAT),
+        ("2023-12-01 ", "2023-12-07", FORMAT),
+        ("2023-12-01\n", "2023-12-07", FORMAT),
+        ("２０２３-12-01", "2023-12-07", FORMAT),
+        ("0000-01-01", "0000-01-02", FORMAT),
+        ("2023-12-01", "soon", FORMAT),
+        ("2023-12-02", "2023-12-01", ORDER),
+        ("2023-12-01", "2023-12-01", ORDER),
+        ("9999-12-31", "0001-01-01", ORDER),
+        ("2023-12-01", "2023-12-09", SPAN),
+        ("0001-01-01", "9999-12-31", SPAN),
+    ],
+)
+def test_documented_text_when_a_window_is_invalid(start: object, end: object, message: str) -> None:
+    body = {"start_date": start, "end_date": end}
+
+    with pytest.raises(InvalidFetchRequest) as refusal:
+        FetchRequest.from_body(body)
+
+    assert refusal.value.message == message
+
+
+@pytest.mark.parametrize(
+    ("start", "end"),
+    [
+        ("2023-12-01", "2023-12-07"),
+        ("2023-12-01", "2023-12-02"),
+        ("2023-12-01", "2023-12-08"),
+        ("2024-02-28", "2024-02-29"),
+        ("2023-12-28", "2024-01-03"),
+        ("0001-01-01", "0001-01-08"),
+        ("9999-12-24", "9999-12-31"),
+    ],
+)
+def test_body_travels_unchanged_when_a_window_is_valid(start: str, end: str) -> None:
+    body = {"start_date": start, "end_date": end}
+
+    request = FetchRequest.from_body(body)
+
+    assert request.to_cobalt() == body
+
+
+def test_unknown_fields_stay_behind_when_the_documented_ones_are_valid() -> None:
+    body = {"start_date": "2023-12-01", "end_date": "2023-12-07", "include_note": True, "x": [1]}
+
+    request = FetchRequest.from_body(body)
+
+    assert request.to_cobalt() == {"start_date": "2023-12-01", "end_date": "2023-12-07"}
+
+
+DAYS = {"start_date": "2025-01-06", "end_date": "2025-01-06"}
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"search_by": "date_range", "start_date": "2025-01-06", "end_date": "2025-01-07"},
+        {"search_by": "mrn", "mrn": "MRN 00-1"},
+        {"search_by": "provider", "provider_ids": ["7"], **DAYS},
+        {
+            "search_by": "provider",
+            "provider_ids": [7],
+            "start_date": "2025-01-06",
+            "end_date": "2025-01-11",
+        },
+        {"search_by": "provider", "provider_ids": [str(n) for n in range(10)], **DAYS},
+    ],
+)
+def test_body_travels_unchanged_when_a_later_edition_is_valid(body: dict[str, Any]) -> None:
+    request = FetchRequest.from_body(body)
+
+    assert request.to_cobalt() == body
+
+
+@pytest.mark.parametrize(
+    ("body", "message"),
+    [
+        ({"search_by": "name"}, "search_by must be one of: date_range, mrn, provider."),
+        ({"search_by": 1}, "search_by must be one of: date_range, mrn, provider."),
+        ({"search_by": ["mrn"]}, "search_by must be one of: date_range, mrn, provider."),
+        ({"search_by": "mrn"}, "Missing required parameters: mrn."),
+        ({"search_by": "mrn", "mrn": 12}, "mrn must be a string of 1 to 128 printable characters."),
+        (
+            {"search_by": "mrn", "mrn": "a\nb"},
+            "mrn must be a string of 1 to 128 printable characters.",
+        ),
+        (
+            {"search_by": "mrn", "mrn": "\ud800"},
+            "mrn must be a string of 1 to 128 printable characters.",
+        ),
+        (
+            {"search_by": "mrn", "mrn": "1" * 129},
+            "mrn must be a string of 1 to 128 printable characters.",
+        ),
+        (
+            {"search_by": "provider", **DAYS},
+            "Missing required parameters: provider_ids, start_date, end_date.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": ["1"]},
+            "Missing required parameters: provider_ids, start_date, end_date.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": "1", **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [True], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [""], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": ["1"] * 11, **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {
+                "search_by": "provider",
+                "provider_ids": ["1", "2"],
+                "start_date": "2025-01-06",
+                "end_date": "2025-01-07",
+            },
+            "With 2 to 10 provider_ids, start_date and end_date must be the same day.",
+        ),
+        (
+            {
+                "search_by": "provider",
+                "provider_ids": ["1"],
+                "start_date": "2025-01-06",
+                "end_date": "2025-01-12",
+            },
+            "Date range cannot exceed 5 days.",
+        ),
+        (
+            {
+                "search_by": "provider",
+                "provider_ids": ["1"],
+                "start_date": "2025-01-06",
+                "end_date": "2025-01-05",
+            },
+            ORDER,
+        ),
+    ],
+)
+def test_clear_text_when_a_later_edition_is_invalid(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(InvalidFetchRequest) as refusal:
+        FetchRequest.from_body(body)
+
+    assert refusal.value.message == message
+
+
+@given(start=st.dates(), days=st.integers(-400, 400))
+def test_accepted_exactly_when_the_window_is_one_to_seven_days_long(start: date, days: int) -> None:
+    ordinal = min(max(start.toordinal() + days, 1), date.max.toordinal())
+    end = date.fromordinal(ordinal)
+    body = {"start_date": start.isoformat(), "end_date": end.isoformat()}
+
+    try:
+        FetchRequest.from_body(body)
+        is_accepted = True
+    except InvalidFetchRequest:
+        is_accepted = False
+
+    assert is_accepted == (1 <= (end - start).days <= 7)
+
+
+def test_nothing_of_a_patient_in_repr_when_searched_by_mrn() -> None:
+    request = FetchRequest.from_body({"search_by": "mrn", "mrn": "MRN-4711"})
+
+    text = repr(request)
+
+    assert "4711" not in text
+
+
+def test_fingerprints_agree_exactly_when_request_and_connection_do() -> None:
+    week = {"start_date": "2023-12-01", "end_date": "2023-12-07"}
+    first = FetchRequest.from_body(week)
+    same = FetchRequest.from_body({**week, "search_by": "date_range"})
+    other = FetchRequest.from_body({**week, "end_date": "2023-12-06"})
+
+    prints = [
+        first.fingerprint("token-1"),
+        same.fingerprint("token-1"),
+        other.fingerprint("token-1"),
+        first.fingerprint("token-2"),
+    ]
+
+    assert prints[0] == prints[1]
+    assert len(set(prints)) == 3
+
+
+def test_connection_id_is_the_documented_digest_of_its_token() -> None:
+    connection_id = connection_id_of("abc")
+
+    assert connection_id == "conn_ba7816bf8f01cfea414140de5dae2223"
+
+
+def test_window_has_its_days_when_counted_with_both_ends() -> None:
+    window = in_days(date(2025, 1, 30), from_day=1, days=7)
+
+    assert (window.start_date, window.end_date) == (date(2025, 1, 31), date(2025, 2, 6))
+
+
+@pytest.mark.parametrize(
+    ("names", "value", "expected"),
+    [
+        (("job_id", "access_token_reference_id"), "job_1", "job_1"),
+        (("job_execution_id", "user_id"), 4711, "4711"),
+        (("job_execution_id", "user_id"), 12345678901234567890, "12345678901234567890"),
+    ],
+)
+def test_ids_are_read_when_an_edition_names_them_so(
+    names: tuple[str, str], value: object, expected: str
+) -> None:
+    document = {"id": 7, "type": "t", names[0]: value, names[1]: value, "more": {"x": 1}}
+
+    event = CobaltEvent.model_validate(document)
+
+    assert (event.id, event.job_execution_id) == ("7", expected)
+    assert event.access_token_reference_id == expected
+
+
+@pytest.mark.parametrize(
+    ("data", "succeeded", "counted", "declared", "code"),
+    [
+        ({"success": True, "appointment_count": 2, "appointments": [{}, {}]}, True, 2, 2, None),
+        ({"appointments": [{}]}, True, 1, None, None),
+        ({"success": True, "appointment_count": 0, "appointments": []}, True, 0, 0, None),
+        ({"success": True, "appointment_count": 3, "appointments": [{}]}, True, 1, 3, None),
+        ({"success": True, "appointment_count": "3", "appointments": [{}]}, True, 1, None, None),
+        ({"success": True, "appointments": None}, True, 0, None, None),
+        ({"success": True, "appointments": "none"}, False, 0, None, "fetch_failed"),
+        ({"success": False, "error": "login_required"}, False, 0, None, "login_required"),
+        ({"success": False, "error": "Jane Doe has no chart"}, False, 0, None, "fetch_failed"),
+        (
+            {"success": False, "reasons": [{"code": "EMR_BUSY", "description": "Jane"}]},
+            False,
+            0,
+            None,
+            "emr_busy",
+        ),
+        ({"success": False, "reasons": ["x"]}, False, 0, None, "fetch_failed"),
+        ({"success": "no"}, False, 0, None, "fetch_failed"),
+        ("text", False, 0, None, "fetch_failed"),
+        (None, False, 0, None, "fetch_failed"),
+    ],
+)
+def test_result_is_read_leniently_when_data_varies(
+    data: object, succeeded: bool, counted: int, declared: int | None, code: str | None
+) -> None:
+    result = FetchResult.from_data(data)
+
+    assert (result.succeeded, result.appointment_count) == (succeeded, counted)
+    assert (result.declared_count, result.error_code) == (declared, code)
+
+
+def test_window_of_a_result_is_left_out_when_it_is_none() -> None:
+    result = FetchResult.from_data({"appointments": [], "start_date": "today", "end_date": 7})
+
+    assert result.window is None

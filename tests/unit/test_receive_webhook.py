@@ -1,0 +1,586 @@
+"""POST /v1/webhooks/cobalt, through its handler."""
+
+import json
+from collections.abc import Callable
+from datetime import timedelta
+from typing import Any
+
+import pytest
+
+from cobalt_relay.errors import BusFault, ResultsFault, SecretsFault, TableFault
+from cobalt_relay.models import Job, JobState, Landing, Request, Window
+from cobalt_relay.services.receive_webhook import MAX_DELIVERY_BYTES
+from functions.receive_webhook.handler import lambda_handler
+from tests.unit.conftest import LambdaContextStub, World, body_of, sign, webhook_event
+
+CONNECTION = "conn_" + "a" * 32
+WINDOW = {"start_date": "2025-01-01", "end_date": "2025-01-07"}
+KEY = f"appointments/connection={CONNECTION}/date=2025-01-02/job_1.json"
+
+
+def call(event: dict[str, Any]) -> dict[str, Any]:
+    answer: dict[str, Any] = lambda_handler(event, LambdaContextStub())
+    return answer
+
+
+def deliver(world: World, body: bytes, **how: Any) -> dict[str, Any]:
+    del world  # bound to the handler
+    return call(webhook_event(body, **how))
+
+
+def result(**changes: Any) -> dict[str, Any]:
+    """The newest edition's body of a live fetch."""
+    data = {
+        "success": True,
+        "appointment_count": 1,
+        **WINDOW,
+        "appointments": [{"id": "appt_1", "patient_name": "Zoë 🦊 O’Neil", "note": "a\nb"}],
+    }
+    return {
+        "id": "evt_1",
+        "access_token_reference_id": "user_1",
+        "job_id": "job_1",
+        "timestamp": "2025-01-02T10:00:00Z",
+        "type": "appointment.live_fetch_completed",
+        "action": "sync",
+        "data": data,
+        **changes,
+    }
+
+
+def as_bytes(document: Any, *, ascii_only: bool = False) -> bytes:
+    return json.dumps(document, ensure_ascii=ascii_only, separators=(",", ":")).encode()
+
+
+@pytest.fixture
+def accepted(world: World) -> World:
+    """A world in which job_1 was accepted for a connection."""
+    request = Request(
+        request_id="request-1",
+        connection_id=CONNECTION,
+        trigger="api",
+        search_by="date_range",
+        window=Window.model_validate(WINDOW),
+        fingerprint="f",
+        requested_at=world.clock(),
+    )
+    world.jobs.record_request(request)
+    world.jobs.accept(request, "job_1", world.clock())
+    return world
+
+
+def test_bytes_land_and_the_job_ends_when_a_result_arrives(accepted: World) -> None:
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body)
+
+    assert (answer["statusCode"], body_of(answer)["success"]) == (200, True)
+    assert accepted.results.objects == {KEY: [body]}
+    job = accepted.jobs.jobs["job_1"]
+    assert (job.state, job.notified_at) == (JobState.COMPLETED, accepted.clock())
+    assert job.completion is not None
+    assert (job.completion.appointment_count, job.completion.delivered_via) == (1, "webhook")
+
+
+def test_one_thin_event_is_sent_when_a_result_arrives(accepted: World) -> None:
+    deliver(accepted, as_bytes(result()))
+
+    [(detail_type, detail)] = accepted.bus.events
+    assert detail_type == "Appointments Fetched"
+    assert detail["job_execution_id"] == "job_1"
+    assert detail["connection_id"] == CONNECTION
+    assert detail["access_token_reference_id"] == "user_1"
+    assert detail["window"] == WINDOW
+    assert detail["result"] == {"bucket": "results", "key": KEY, "version_id": "v1"}
+    assert (detail["appointment_count"], detail["declared_count"]) == (1, 1)
+    assert (detail["trigger"], detail["request_id"]) == ("api", "request-1")
+    assert "Neil" not in json.dumps(detail, ensure_ascii=False)
+
+
+@pytest.mark.parametrize("ascii_only", [True, False])
+@pytest.mark.parametrize("encode", [True, False])
+def test_bytes_are_kept_as_they_came_whatever_their_encoding(
+    accepted: World, ascii_only: bool, encode: bool
+) -> None:
+    body = as_bytes(result(), ascii_only=ascii_only)
+
+    answer = deliver(accepted, body, encode=encode)
+
+    assert answer["statusCode"] == 200
+    assert accepted.results.objects[KEY] == [body]
+
+
+def test_result_lands_when_it_is_of_the_oldest_edition(accepted: World) -> None:
+    document = result(user_id="user_9", job_execution_id="job_1")
+    del document["job_id"], document["access_token_reference_id"]
+
+    answer = deliver(accepted, as_bytes(document))
+
+    assert answer["statusCode"] == 200
+    assert accepted.bus.events[0][1]["access_token_reference_id"] == "user_9"
+    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+
+
+def test_result_lands_when_its_ids_are_numbers(world: World) -> None:
+    answer = deliver(world, as_bytes(result(id=7, job_id=12345678901234567890)))
+
+    assert answer["statusCode"] == 200
+    assert world.jobs.jobs["12345678901234567890"].state is JobState.COMPLETED
+
+
+def test_zero_appointments_are_a_result(accepted: World) -> None:
+    data = {"success": True, "appointment_count": 0, **WINDOW, "appointments": []}
+
+    deliver(accepted, as_bytes(result(data=data)))
+
+    assert accepted.bus.events[0][1]["appointment_count"] == 0
+    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+
+
+def test_both_counts_are_told_when_they_differ(accepted: World) -> None:
+    data = {"success": True, "appointment_count": 5, **WINDOW, "appointments": [{"id": 1}]}
+
+    deliver(accepted, as_bytes(result(data=data)))
+
+    detail = accepted.bus.events[0][1]
+    assert (detail["appointment_count"], detail["declared_count"]) == (1, 5)
+
+
+def test_failure_is_an_outcome_when_cobalt_reports_one(accepted: World) -> None:
+    data = {
+        "success": False,
+        "failure_reason": "Jane Doe was not found",
+        "reasons": [{"code": "PATIENT_LOCKED", "description": "Jane Doe"}],
+    }
+    body = as_bytes(result(data=data))
+
+    answer = deliver(accepted, body)
+
+    assert answer["statusCode"] == 200
+    [(detail_type, detail)] = accepted.bus.events
+    assert (detail_type, detail["error_code"]) == ("Appointment Fetch Failed", "patient_locked")
+    assert "Jane" not in json.dumps(detail)
+    assert accepted.jobs.jobs["job_1"].state is JobState.FAILED
+    assert accepted.results.objects[KEY] == [body]
+
+
+SIGNED = sign(as_bytes(result()))
+
+
+@pytest.mark.parametrize(
+    "signature",
+    [
+        "",
+        SIGNED[:-1],
+        SIGNED + "0",
+        SIGNED.upper(),
+        "sha256=" + SIGNED,
+        SIGNED[::-1],
+        "0" * 64,
+        "é" * 64,
+        "０" * 64,
+        "none",
+        " " + SIGNED,
+        SIGNED + "\n",
+        sign(as_bytes(result()), b"another key"),
+    ],
+)
+def test_401_and_nothing_is_stored_when_a_signature_is_wrong(
+    accepted: World, signature: str, logged: Callable[[], str]
+) -> None:
+    answer = deliver(accepted, as_bytes(result()), signature=signature)
+
+    assert answer["statusCode"] == 401
+    assert body_of(answer) == {"success": False, "message": "Invalid signature."}
+    assert accepted.results.objects == {}
+    assert accepted.bus.events == []
+    assert "Neil" not in logged()
+
+
+def test_401_when_the_header_is_missing_or_comes_twice(accepted: World) -> None:
+    body = as_bytes(result())
+    without = webhook_event(body) | {"headers": {}, "multiValueHeaders": None}
+    twice = webhook_event(body)
+    twice["multiValueHeaders"] = {"cobalt-verification": [SIGNED, "0" * 64]}
+
+    answers = [call(without), call(twice)]
+
+    assert [answer["statusCode"] for answer in answers] == [401, 401]
+
+
+@pytest.mark.parametrize("name", ["Cobalt-Verification", "COBALT-VERIFICATION"])
+def test_signature_is_found_when_its_header_is_in_any_case(accepted: World, name: str) -> None:
+    event = webhook_event(as_bytes(result()))
+    event["multiValueHeaders"] = {name: [SIGNED]}
+
+    answer = call(event)
+
+    assert answer["statusCode"] == 200
+
+
+def test_401_when_a_base64_body_is_none(accepted: World) -> None:
+    event = webhook_event(b"x") | {"body": "???", "isBase64Encoded": True}
+
+    answer = call(event)
+
+    assert answer["statusCode"] == 401
+
+
+def test_either_key_fits_when_the_secret_was_rotated(accepted: World) -> None:
+    accepted.secrets.keys = (b"new key", b"webhook-key")
+
+    answer = deliver(accepted, as_bytes(result()))
+
+    assert answer["statusCode"] == 200
+
+
+def test_new_key_fits_at_once_when_the_kept_ones_do_not(accepted: World) -> None:
+    accepted.secrets.refreshed_keys = (b"brand new",)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, b"brand new"))
+
+    assert answer["statusCode"] == 200
+
+
+def test_503_never_401_when_the_keys_cannot_be_read(
+    accepted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*, refresh: bool = False) -> tuple[bytes, ...]:
+        raise SecretsFault
+
+    monkeypatch.setattr(accepted.secrets, "webhook_keys", fail)
+
+    answer = deliver(accepted, as_bytes(result()))
+
+    assert answer["statusCode"] == 503
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"",
+        b"not json",
+        b"[]",
+        b'"text"',
+        b'{"id": "evt_1"}',
+        b'{"type": "t"}',
+        b'{"id": null, "type": "t"}',
+        b'{"id": true, "type": "t"}',
+        b'{"id": 1.5, "type": "t"}',
+        b'{"id": "", "type": "t"}',
+        b'{"id": "evt_1", "type": 7}',
+        b'{"id": NaN, "type": "t"}',
+        b'{"id": "' + b"x" * 257 + b'", "type": "t"}',
+        b"\xff\xfe{}",
+        b"[" * 100_000,
+    ],
+)
+def test_400_when_a_signed_body_is_no_event(accepted: World, body: bytes) -> None:
+    answer = deliver(accepted, body, encode=True)
+
+    assert answer["statusCode"] == 400
+    assert body_of(answer)["success"] is False
+    assert accepted.results.objects == {}
+
+
+def test_413_before_hashing_when_a_body_is_larger_than_lambda_takes(accepted: World) -> None:
+    answer = deliver(accepted, b"x" * (MAX_DELIVERY_BYTES + 1), signature="irrelevant")
+
+    assert answer["statusCode"] == 413
+
+
+def test_five_megabytes_land_whole(accepted: World) -> None:
+    appointments = [{"id": n, "note": "x" * 5000} for n in range(1000)]
+    data = {"success": True, "appointment_count": 1000, **WINDOW, "appointments": appointments}
+    body = as_bytes(result(data=data))
+
+    answer = deliver(accepted, body)
+
+    assert len(body) > 5_000_000
+    assert answer["statusCode"] == 200
+    assert accepted.results.objects[KEY] == [body]
+
+
+def test_nothing_changes_when_the_same_delivery_comes_again(accepted: World) -> None:
+    body = as_bytes(result())
+
+    answers = [deliver(accepted, body) for _ in range(3)]
+
+    assert [answer["statusCode"] for answer in answers] == [200, 200, 200]
+    assert accepted.results.objects[KEY] == [body]
+    assert len(accepted.bus.events) == 1
+
+
+def test_nothing_changes_when_the_same_id_comes_with_another_body(accepted: World) -> None:
+    deliver(accepted, as_bytes(result()))
+
+    answer = deliver(accepted, as_bytes(result(job_id="job_2", action="other")))
+
+    assert answer["statusCode"] == 200
+    assert list(accepted.jobs.jobs) == ["job_1"]
+    assert list(accepted.results.objects) == [KEY]
+    assert len(accepted.bus.events) == 1
+
+
+def test_terminal_state_stays_when_another_event_names_its_job(accepted: World) -> None:
+    deliver(accepted, as_bytes(result()))
+
+    answer = deliver(accepted, as_bytes(result(id="evt_2", data={"success": False})))
+
+    assert answer["statusCode"] == 200
+    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+    assert len(accepted.bus.events) == 1
+
+
+def test_late_result_completes_a_job_that_had_expired(accepted: World) -> None:
+    job = accepted.jobs.jobs["job_1"]
+    accepted.jobs.jobs["job_1"] = job.model_copy(update={"state": JobState.EXPIRED})
+
+    deliver(accepted, as_bytes(result()))
+
+    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+
+
+def test_result_waits_for_the_202_when_it_overtook_it_a_little(world: World) -> None:
+    original = world.clock.sleep
+    sleeps: list[float] = []
+
+    def sleep(seconds: float) -> None:
+        original(seconds)
+        sleeps.append(seconds)
+        if len(sleeps) == 2:
+            world.jobs.jobs["job_1"] = Job(
+                job_execution_id="job_1", state=JobState.ACCEPTED, connection_id=CONNECTION
+            )
+
+    world.receive_webhook._sleep = sleep
+
+    deliver(world, as_bytes(result()))
+
+    assert sum(sleeps) < 1
+    assert world.bus.events[0][1]["connection_id"] == CONNECTION
+
+
+def test_result_is_unclaimed_when_no_fetch_is_known_for_it(world: World) -> None:
+    body = as_bytes(result())
+
+    answer = deliver(world, body)
+
+    assert answer["statusCode"] == 200
+    [key] = world.results.objects
+    assert key.startswith("appointments/connection=unclaimed/")
+    detail = world.bus.events[0][1]
+    assert (detail["connection_id"], detail["trigger"]) == (None, None)
+    assert detail["window"] == WINDOW
+
+
+def test_fetch_claims_its_job_when_the_result_came_first(world: World) -> None:
+    deliver(world, as_bytes(result()))
+    request = Request(
+        request_id="request-1",
+        connection_id=CONNECTION,
+        trigger="api",
+        search_by="date_range",
+        window=None,
+        fingerprint="f",
+        requested_at=world.clock(),
+    )
+
+    world.jobs.record_request(request)
+    world.jobs.accept(request, "job_1", world.clock())
+
+    job = world.jobs.jobs["job_1"]
+    assert (job.state, job.connection_id) == (JobState.COMPLETED, CONNECTION)
+
+
+def test_result_lands_when_the_202_comes_between_look_and_write(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    create = world.jobs.create_ended
+
+    def late_202(completion: Any) -> Any:
+        world.jobs.jobs["job_1"] = Job(
+            job_execution_id="job_1", state=JobState.ACCEPTED, connection_id=CONNECTION
+        )
+        return create(completion)
+
+    monkeypatch.setattr(world.jobs, "create_ended", late_202)
+
+    answer = deliver(world, as_bytes(result()))
+
+    assert answer["statusCode"] == 200
+    assert world.jobs.jobs["job_1"].state is JobState.COMPLETED
+    assert world.bus.events[0][1]["connection_id"] == CONNECTION
+
+
+@pytest.mark.parametrize("rival_event", ["evt_1", "evt_2"])
+def test_loser_sends_nothing_when_two_deliveries_come_at_once(
+    accepted: World, monkeypatch: pytest.MonkeyPatch, rival_event: str
+) -> None:
+    end = accepted.jobs.end
+
+    def rival_wins(completion: Any) -> Any:
+        end(completion.model_copy(update={"cobalt_event_id": rival_event}))
+        return end(completion)
+
+    monkeypatch.setattr(accepted.jobs, "end", rival_wins)
+
+    answer = deliver(accepted, as_bytes(result()))
+
+    assert answer["statusCode"] == 200
+    assert accepted.bus.events == []
+
+
+def test_repeat_leaves_the_announcement_to_a_rival_that_is_at_it(accepted: World) -> None:
+    body = as_bytes(result())
+    accepted.jobs.fail("close_announcement", TableFault())
+    first = deliver(accepted, body)
+
+    second = deliver(accepted, body)
+
+    assert (first["statusCode"], second["statusCode"]) == (503, 200)
+    assert len(accepted.bus.events) == 1
+
+
+def test_repeat_has_the_same_event_id_when_the_first_could_not_close(accepted: World) -> None:
+    body = as_bytes(result())
+    accepted.jobs.fail("close_announcement", TableFault())
+    deliver(accepted, body)
+    accepted.clock.moment += timedelta(seconds=1.1)
+
+    deliver(accepted, body)
+
+    first, second = [detail for _, detail in accepted.bus.events]
+    assert first == second
+    assert accepted.jobs.jobs["job_1"].notified_at is not None
+
+
+def test_retry_announces_at_once_when_the_bus_had_failed(accepted: World) -> None:
+    body = as_bytes(result())
+    accepted.bus.fail_once()
+    first = deliver(accepted, body)
+
+    second = deliver(accepted, body)
+
+    assert (first["statusCode"], second["statusCode"]) == (503, 200)
+    assert len(accepted.bus.events) == 1
+
+
+def test_503_when_bus_and_table_fail_together(accepted: World) -> None:
+    accepted.bus.fail("publish", BusFault())
+    accepted.jobs.fail("release_announcement", TableFault())
+
+    answer = deliver(accepted, as_bytes(result()))
+
+    assert answer["statusCode"] == 503
+
+
+@pytest.mark.parametrize(
+    ("part", "call_name", "fault"),
+    [
+        ("jobs", "look_up", TableFault()),
+        ("results", "put", ResultsFault()),
+        ("jobs", "end", TableFault()),
+        ("bus", "publish", BusFault()),
+    ],
+)
+def test_503_earns_the_retry_that_does_the_rest_when_a_step_fails(
+    accepted: World, part: str, call_name: str, fault: Any
+) -> None:
+    getattr(accepted, part).fail(call_name, fault)
+    body = as_bytes(result())
+
+    answers = [deliver(accepted, body), deliver(accepted, body)]
+
+    assert [answer["statusCode"] for answer in answers] == [503, 200]
+    assert accepted.results.objects[KEY][-1] == body
+    assert accepted.jobs.jobs["job_1"].notified_at is not None
+    assert len(accepted.bus.events) == 1
+
+
+def other(**changes: Any) -> dict[str, Any]:
+    """An event of another type, in the general shape."""
+    return {
+        "id": "evt_9",
+        "object": "event",
+        "created": "2025-01-02T10:00:00Z",
+        "type": "access_token.login_required",
+        "access_token_reference_id": "user_1",
+        "data": {"message": "Jane Doe"},
+        **changes,
+    }
+
+
+@pytest.mark.parametrize(
+    "event_type",
+    [
+        "access_token.login_required",
+        "appointment.created",
+        "something.nobody.knows",
+        "appointment.live_fetch_completed",
+    ],
+)
+def test_event_is_archived_and_announced_when_it_ends_no_job(world: World, event_type: str) -> None:
+    body = as_bytes(other(type=event_type))
+
+    answer = deliver(world, body)
+
+    assert answer["statusCode"] == 200
+    key = f"webhooks/type={event_type}/date=2025-01-02/evt_9.json"
+    assert world.results.objects == {key: [body]}
+    [(detail_type, detail)] = world.bus.events
+    assert (detail_type, detail["event_type"]) == ("Cobalt Event Received", event_type)
+    assert detail["result"]["key"] == key
+    assert "Jane" not in json.dumps(detail)
+
+
+def test_archived_event_is_announced_once_when_it_comes_again(world: World) -> None:
+    body = as_bytes(other())
+
+    for _ in range(3):
+        deliver(world, body)
+
+    assert len(world.bus.events) == 1
+
+
+def test_archived_event_is_announced_by_the_retry_when_the_bus_had_failed(world: World) -> None:
+    body = as_bytes(other())
+    world.bus.fail_once()
+    deliver(world, body)
+    world.clock.moment += timedelta(days=1)
+
+    answer = deliver(world, body)
+
+    assert answer["statusCode"] == 200
+    [(_, detail)] = world.bus.events
+    assert detail["received_at"] == "2025-01-02T10:00:00.000Z"
+    assert world.jobs.events["evt_9"].notification == "sent"
+
+
+def test_loser_sends_nothing_when_another_event_is_archived_twice_at_once(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    record = world.jobs.record_event
+
+    def rival_wins(*arguments: Any) -> Any:
+        record(*arguments)
+        return record(*arguments)
+
+    monkeypatch.setattr(world.jobs, "record_event", rival_wins)
+
+    answer = deliver(world, as_bytes(other()))
+
+    assert answer["statusCode"] == 200
+    assert world.bus.events == []
+
+
+def test_nothing_happens_twice_when_a_job_changes_under_our_hands(
+    accepted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(accepted.jobs, "end", lambda _completion: Landing.JOB_CHANGED)
+
+    answer = deliver(accepted, as_bytes(result()))
+
+    assert answer["statusCode"] == 200
+    assert accepted.bus.events == []
