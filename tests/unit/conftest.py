@@ -43,7 +43,7 @@ class LambdaContextStub(LambdaContext):
         self._aws_request_id = "invocation-1"
         self._remaining_seconds = remaining_seconds
 
-    def get_remaining_time_in_millis(self) -> int:  # type: ignore[override] - theirs is static
+    def get_remaining_time_in_millis(self) -> int:  # type: ignore[override]
         return int(self._remaining_seconds * 1000)
 
 

@@ -203,7 +203,9 @@ EVENT = CobaltEventReceived(
     cobalt_event_id="evt_1",
     event_type="appointment.created",
     received_at=NOW,
-    result=ResultLocation(bucket="results", key="webhooks/x.json", version_id="v1"),
+    result=ResultLocation(
+        bucket="results", key="webhooks/type=t/date=2025-01-02/evt_1.json", version_id="v1"
+    ),
 )
 REFUSED = {"FailedEntryCount": 1, "Entries": [{"ErrorCode": "InternalFailure"}]}
 TAKEN = {"FailedEntryCount": 0, "Entries": [{"EventId": "1"}]}

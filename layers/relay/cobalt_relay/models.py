@@ -360,7 +360,7 @@ class ResultLocation(_Frozen):
 
     bucket: str
     key: str
-    version_id: str | None
+    version_id: str | None = None
 
 
 class Completion(_Frozen):
@@ -370,14 +370,14 @@ class Completion(_Frozen):
     state: Literal[JobState.COMPLETED, JobState.FAILED]
     cobalt_event_id: str
     body_sha256: str
-    access_token_reference_id: str | None
-    window: Window | None
-    appointment_count: int
-    declared_count: int | None
-    error_code: str | None
     result: ResultLocation
     delivered_via: Literal["webhook"]
     completed_at: Instant
+    access_token_reference_id: str | None = None
+    window: Window | None = None
+    appointment_count: int = 0
+    declared_count: int | None = None
+    error_code: str | None = None
 
 
 class Job(_Frozen):

@@ -129,7 +129,7 @@ class Jobs:
         )
         claim = Update(
             _job_key(job.job_execution_id),
-            "SET " + ", ".join(f"{name} = :{name}" for name in claimed),
+            "SET " + ", ".join(f"#{name} = :{name}" for name in claimed),
             "attribute_exists(pk) AND attribute_not_exists(connection_id)",
             {f":{name}": value for name, value in claimed.items()},
         )

@@ -4,6 +4,7 @@ How an item is laid out is the business of its adapter.
 """
 
 import random
+import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 
 _TRANSACTION_TRIES = 3
+_ATTRIBUTE = re.compile(r"#(\w+)")
 _CONDITION_FAILED = "ConditionalCheckFailed"
 
 
@@ -165,7 +167,7 @@ class Table:
                     }
                 }
             case Update(key, expression, condition, values):
-                names = "#state" in expression + condition
+                names = _ATTRIBUTE.findall(f"{expression} {condition}")
                 return {
                     "Update": {
                         "TableName": self._name,
@@ -173,7 +175,11 @@ class Table:
                         "UpdateExpression": expression,
                         "ConditionExpression": condition,
                         "ExpressionAttributeValues": self._serialize(values),
-                        **({"ExpressionAttributeNames": {"#state": "state"}} if names else {}),
+                        **(
+                            {"ExpressionAttributeNames": {f"#{name}": name for name in names}}
+                            if names
+                            else {}
+                        ),
                     }
                 }
 

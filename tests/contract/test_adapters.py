@@ -1,0 +1,432 @@
+"""One suite over the fakes and the real adapters on a deployed stack, so that the fakes cannot lie."""
+
+import json
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, date, datetime, timedelta
+from typing import Any, Protocol
+
+import pytest
+
+from cobalt_relay.adapters.bus import Bus
+from cobalt_relay.adapters.connections import Connections
+from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.results import Results
+from cobalt_relay.adapters.secrets import Secrets
+from cobalt_relay.adapters.table import Table
+from cobalt_relay.errors import BusFault, UnknownConnection
+from cobalt_relay.models import (
+    Announced,
+    Completion,
+    Job,
+    JobState,
+    Landing,
+    Request,
+    RequestState,
+    ResultLocation,
+    Window,
+    connection_id_of,
+)
+from cobalt_relay.services.ports import (
+    ConnectionRegistry,
+    ConnectionTokens,
+    DeliveryStore,
+    RequestStore,
+)
+from tests.integration.support import Relay, eventually
+from tests.unit.fakes import FakeConnections, FakeJobs, validate_event
+from tests.unit.test_adapters import EVENT
+from tools.local.stack import Stack
+
+NOW = datetime(2025, 1, 2, 10, 0, tzinfo=UTC)
+WEEK = Window(start_date=date(2025, 1, 1), end_date=date(2025, 1, 7))
+SECOND = timedelta(seconds=1)
+
+
+class JobStore(RequestStore, DeliveryStore, Protocol):
+    """Both sides of the rows."""
+
+
+@pytest.fixture(params=["fake", "real"])
+def jobs(request: pytest.FixtureRequest) -> JobStore:
+    if request.param == "fake":
+        return FakeJobs()
+    stack: Stack = request.getfixturevalue("stack")
+    table = Table(stack.aws.dynamodb, stack.table)
+    return Jobs(table, retention=timedelta(days=30), deadline=timedelta(minutes=120))
+
+
+def fresh(kind: str) -> str:
+    return f"{kind}_{uuid.uuid4().hex[:12]}"
+
+
+def a_request(**changes: Any) -> Request:
+    values: dict[str, Any] = {
+        "request_id": fresh("request"),
+        "connection_id": connection_id_of(fresh("token")),
+        "trigger": "api",
+        "search_by": "date_range",
+        "window": WEEK,
+        "fingerprint": "f" * 64,
+        "requested_at": NOW,
+    }
+    return Request(**{**values, **changes})
+
+
+def a_completion(job_id: str, **changes: Any) -> Completion:
+    values: dict[str, Any] = {
+        "job_execution_id": job_id,
+        "state": JobState.COMPLETED,
+        "cobalt_event_id": fresh("evt"),
+        "body_sha256": "0" * 64,
+        "access_token_reference_id": "user_1",
+        "window": WEEK,
+        "appointment_count": 3,
+        "declared_count": 4,
+        "error_code": None,
+        "result": ResultLocation(bucket="results", key="appointments/x.json", version_id="v1"),
+        "delivered_via": "webhook",
+        "completed_at": NOW + 30 * SECOND,
+    }
+    return Completion(**{**values, **changes})
+
+
+def accepted(jobs: JobStore) -> tuple[Request, str]:
+    request, job_id = a_request(), fresh("job")
+    jobs.record_request(request)
+    jobs.accept(request, job_id, NOW + SECOND)
+    return request, job_id
+
+
+def job_of(jobs: JobStore, job_id: str) -> Job | None:
+    return jobs.look_up(fresh("evt"), job_id).job
+
+
+def test_nothing_is_known_of_what_never_was(jobs: JobStore) -> None:
+    known = jobs.look_up(fresh("evt"), fresh("job"))
+
+    assert known == (None, None)
+
+
+def test_job_tells_who_asked_for_what_when_it_was_accepted(jobs: JobStore) -> None:
+    request, job_id = accepted(jobs)
+
+    assert job_of(jobs, job_id) == Job(
+        job_execution_id=job_id,
+        state=JobState.ACCEPTED,
+        connection_id=request.connection_id,
+        request_id=request.request_id,
+        trigger="api",
+        search_by="date_range",
+        window=WEEK,
+        accepted_at=NOW + SECOND,
+        deadline=NOW + SECOND + timedelta(minutes=120),
+    )
+
+
+def test_job_without_a_window_is_kept_without_one(jobs: JobStore) -> None:
+    request, job_id = a_request(search_by="mrn", window=None), fresh("job")
+
+    jobs.record_request(request)
+    jobs.accept(request, job_id, NOW)
+
+    job = job_of(jobs, job_id)
+    assert job is not None
+    assert (job.search_by, job.window) == ("mrn", None)
+
+
+@pytest.mark.parametrize("state", [JobState.COMPLETED, JobState.FAILED])
+def test_job_ends_and_tells_how(jobs: JobStore, state: JobState) -> None:
+    _, job_id = accepted(jobs)
+    completion = a_completion(job_id, state=state, error_code="login_required")
+
+    landing = jobs.end(completion)
+
+    known = jobs.look_up(completion.cobalt_event_id, job_id)
+    assert landing is Landing.LANDED
+    assert known.job is not None
+    assert (known.job.state, known.job.completion) == (state, completion)
+    assert known.job.notified_at is None
+    assert known.event is not None
+    assert known.event.body_sha256 == completion.body_sha256
+    assert known.event.job_execution_id == job_id
+
+
+def test_same_event_ends_nothing_twice(jobs: JobStore) -> None:
+    _, first = accepted(jobs)
+    _, second = accepted(jobs)
+    jobs.end(a_completion(first, cobalt_event_id="evt_" + first))
+
+    landing = jobs.end(a_completion(second, cobalt_event_id="evt_" + first))
+
+    job = job_of(jobs, second)
+    assert landing is Landing.EVENT_KNOWN
+    assert job is not None
+    assert job.state is JobState.ACCEPTED
+
+
+def test_terminal_state_never_changes(jobs: JobStore) -> None:
+    _, job_id = accepted(jobs)
+    jobs.end(a_completion(job_id))
+
+    landings = [
+        jobs.end(a_completion(job_id, state=JobState.FAILED)),
+        jobs.create_ended(a_completion(job_id, state=JobState.FAILED)),
+    ]
+
+    job = job_of(jobs, job_id)
+    assert landings == [Landing.JOB_CHANGED, Landing.JOB_CHANGED]
+    assert job is not None
+    assert job.state is JobState.COMPLETED
+
+
+def test_unknown_job_does_not_end_but_can_be_made(jobs: JobStore) -> None:
+    completion = a_completion(fresh("job"))
+
+    landings = [jobs.end(completion), jobs.create_ended(completion), jobs.create_ended(completion)]
+
+    job = job_of(jobs, completion.job_execution_id)
+    assert landings == [Landing.JOB_CHANGED, Landing.LANDED, Landing.EVENT_KNOWN]
+    assert job is not None
+    assert (job.state, job.connection_id) == (JobState.COMPLETED, None)
+
+
+def test_request_claims_the_job_that_its_result_made(jobs: JobStore) -> None:
+    completion, request = a_completion(fresh("job")), a_request()
+    jobs.create_ended(completion)
+
+    jobs.record_request(request)
+    jobs.accept(request, completion.job_execution_id, NOW)
+
+    job = job_of(jobs, completion.job_execution_id)
+    assert job is not None
+    assert (job.state, job.completion) == (JobState.COMPLETED, completion)
+    assert (job.connection_id, job.request_id) == (request.connection_id, request.request_id)
+
+
+def test_claimed_job_keeps_its_owner_when_another_request_names_it(jobs: JobStore) -> None:
+    first, job_id = accepted(jobs)
+    second = a_request()
+
+    jobs.record_request(second)
+    jobs.accept(second, job_id, NOW)
+
+    job = job_of(jobs, job_id)
+    assert job is not None
+    assert job.connection_id == first.connection_id
+
+
+def test_one_wins_when_many_end_a_job_at_once(jobs: JobStore) -> None:
+    _, job_id = accepted(jobs)
+    completions = [a_completion(job_id) for _ in range(8)]
+
+    with ThreadPoolExecutor(8) as pool:
+        landings = list(pool.map(jobs.end, completions))
+
+    job = job_of(jobs, job_id)
+    assert sorted(landings) == [Landing.JOB_CHANGED] * 7 + [Landing.LANDED]
+    assert job is not None
+    assert job.completion in completions
+
+
+def landed_job(jobs: JobStore) -> Announced:
+    _, job_id = accepted(jobs)
+    jobs.end(a_completion(job_id, completed_at=NOW))
+    return Announced("JOB", job_id)
+
+
+def recorded_event(jobs: JobStore) -> Announced:
+    event_id = fresh("evt")
+    location = ResultLocation(bucket="results", key="webhooks/x.json", version_id=None)
+    assert jobs.record_event(event_id, "1" * 64, NOW, location) is Landing.LANDED
+    assert jobs.record_event(event_id, "2" * 64, NOW, location) is Landing.EVENT_KNOWN
+    return Announced("EVENT", event_id)
+
+
+@pytest.mark.parametrize("announce", [landed_job, recorded_event])
+def test_announcement_has_one_taker_at_a_time(
+    jobs: JobStore, announce: Callable[[JobStore], Announced]
+) -> None:
+    announced = announce(jobs)
+
+    taken = [
+        jobs.take_announcement(announced, NOW + 0.9 * SECOND),
+        jobs.take_announcement(announced, NOW + 1.1 * SECOND),
+        jobs.take_announcement(announced, NOW + 1.2 * SECOND),
+    ]
+    jobs.release_announcement(announced)
+    taken.append(jobs.take_announcement(announced, NOW + 1.3 * SECOND))
+    jobs.close_announcement(announced, NOW + 2 * SECOND)
+    jobs.close_announcement(announced, NOW + 3 * SECOND)
+    taken.append(jobs.take_announcement(announced, NOW + timedelta(days=1)))
+
+    assert taken == [False, True, False, True, False]
+
+
+def test_close_is_kept_on_the_row_that_was_announced(jobs: JobStore) -> None:
+    job, event = landed_job(jobs), recorded_event(jobs)
+
+    jobs.close_announcement(job, NOW + SECOND)
+    jobs.close_announcement(event, NOW + SECOND)
+
+    known = jobs.look_up(event.id, job.id)
+    assert known.job is not None
+    assert known.job.notified_at == NOW + SECOND
+    assert known.event is not None
+    assert (known.event.notification, known.event.received_at) == ("sent", NOW)
+
+
+# ------------------------------------------------------------------------- rows, as operators see them
+
+
+@pytest.fixture
+def relay(stack: Stack) -> Relay:
+    return Relay(stack)
+
+
+@pytest.fixture
+def real_jobs(stack: Stack) -> Jobs:
+    table = Table(stack.aws.dynamodb, stack.table)
+    return Jobs(table, retention=timedelta(days=30), deadline=timedelta(minutes=120))
+
+
+def test_request_row_is_due_until_its_outcome_is_known(real_jobs: Jobs, relay: Relay) -> None:
+    requests = [a_request() for _ in range(3)]
+    for request in requests:
+        real_jobs.record_request(request)
+    asked, refused, unknown = [request.request_id for request in requests]
+
+    real_jobs.close_request(refused, RequestState.FAILED, "request_refused")
+    real_jobs.close_request(unknown, RequestState.UNKNOWN, "upstream_unanswered")
+    real_jobs.close_request(unknown, RequestState.FAILED, "too_late")
+
+    rows = [relay.item(f"REQUEST#{name}") or {} for name in (asked, refused, unknown)]
+    assert [row["state"] for row in rows] == ["REQUESTED", "FAILED", "UNKNOWN"]
+    assert ["due_at" in row for row in rows] == [True, False, True]
+    assert rows[2]["error_code"] == "upstream_unanswered"
+    assert int(rows[0]["expires_at"]) == int((NOW + timedelta(days=30)).timestamp())
+
+
+def test_job_row_is_due_until_its_event_is_sent(real_jobs: Jobs, relay: Relay) -> None:
+    request, job_id = accepted(real_jobs)
+
+    before = relay.job(job_id) or {}
+    real_jobs.end(a_completion(job_id))
+    ended = relay.job(job_id) or {}
+    real_jobs.close_announcement(Announced("JOB", job_id), NOW)
+    sent = relay.job(job_id) or {}
+
+    assert before["due_at"] == "2025-01-02T10:01:01.000Z"
+    assert (ended["notification"], ended["due_at"]) == ("open", "2025-01-02T10:01:30.000Z")
+    assert (sent["notification"], "due_at" in sent) == ("sent", False)
+    assert (relay.item(f"REQUEST#{request.request_id}") or {})["job_execution_id"] == job_id
+
+
+def test_unknown_request_becomes_accepted_when_its_job_shows_up(
+    real_jobs: Jobs, relay: Relay
+) -> None:
+    request = a_request()
+    real_jobs.record_request(request)
+    real_jobs.close_request(request.request_id, RequestState.UNKNOWN, "upstream_unanswered")
+
+    real_jobs.accept(request, fresh("job"), NOW)
+
+    row = relay.item(f"REQUEST#{request.request_id}") or {}
+    assert (row["state"], "due_at" in row) == ("ACCEPTED", False)
+
+
+# ---------------------------------------------------------------------------------------- connections
+
+
+class Registry(ConnectionRegistry, ConnectionTokens, Protocol):
+    """Both sides of the registry."""
+
+
+@pytest.fixture(params=["fake", "real"])
+def connections(request: pytest.FixtureRequest) -> Registry:
+    if request.param == "fake":
+        return FakeConnections()
+    stack: Stack = request.getfixturevalue("stack")
+    table = Table(stack.aws.dynamodb, stack.table)
+    return Connections(table, stack.aws.ssm, f"/{stack.stack_name}/tokens")
+
+
+def test_connection_is_listed_with_its_token_when_it_registered(connections: Registry) -> None:
+    token = fresh("token")
+    name = connection_id_of(token)
+    was_registered = connections.is_registered(name)
+
+    connections.register(name, token, NOW)
+    connections.register(name, token, NOW)
+
+    assert (was_registered, connections.is_registered(name)) == (False, True)
+    assert connections.token(name) == token
+    assert list(connections.ids()).count(name) == 1
+
+
+def test_stranger_has_no_token(connections: Registry) -> None:
+    with pytest.raises(UnknownConnection):
+        connections.token(connection_id_of(fresh("token")))
+
+
+# --------------------------------------------------------------------------- bucket, bus and secrets
+
+
+def test_bytes_are_where_the_location_says(stack: Stack) -> None:
+    results = Results(stack.aws.s3, stack.bucket)
+    body = "Zoë 🦊".encode()
+
+    first = results.put_appointments(None, date(2025, 1, 2), "job/../1", body)
+    second = results.put_appointments(None, date(2025, 1, 2), "job/../1", b"other")
+    archived = results.put_event("a.b", date(2025, 1, 2), "evt_1", b"{}")
+
+    assert (first.key, first.bucket) == (second.key, stack.bucket)
+    assert first.key.startswith("appointments/connection=unclaimed/date=2025-01-02/job_")
+    assert archived.key == "webhooks/type=a.b/date=2025-01-02/evt_1.json"
+    found = stack.aws.s3.get_object(
+        Bucket=first.bucket, Key=first.key, VersionId=first.version_id or ""
+    )
+    assert found["Body"].read() == body
+    assert found["ContentType"] == "application/json"
+
+
+def test_event_reaches_the_rules_of_the_bus(stack: Stack) -> None:
+    event = EVENT.model_copy(update={"cobalt_event_id": fresh("evt")})
+
+    Bus(stack.aws.events, stack.bus).publish(event)
+
+    def arrived() -> dict[str, Any] | None:
+        messages = stack.aws.sqs.receive_message(
+            QueueUrl=stack.outputs["EventLogUrl"], MaxNumberOfMessages=10, VisibilityTimeout=0
+        ).get("Messages", [])
+        envelopes = [json.loads(message["Body"]) for message in messages]
+        return next((e for e in envelopes if e["detail"]["event_id"] == event.event_id), None)
+
+    envelope = eventually(arrived)
+    assert envelope is not None
+    assert (envelope["source"], envelope["detail-type"]) == ("cobalt-relay", event.detail_type)
+    validate_event(envelope["detail-type"], envelope["detail"])
+
+
+def test_entry_that_the_bus_refuses_is_a_fault(
+    stack: Stack, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("cobalt_relay.adapters.bus.SOURCE", "aws.not-ours")
+
+    with pytest.raises(BusFault):
+        Bus(stack.aws.events, stack.bus).publish(EVENT)
+
+
+def test_secrets_are_read_as_the_operator_put_them(stack: Stack) -> None:
+    secrets = Secrets(
+        stack.aws.secretsmanager,
+        stack.outputs["CobaltCredentialsArn"],
+        stack.outputs["WebhookSecretArn"],
+    )
+
+    credentials, keys = secrets.credentials(), secrets.webhook_keys()
+
+    assert credentials.client_id == stack.client_id
+    assert credentials.client_secret == stack.client_secret
+    assert keys[0].decode() == stack.sandbox.webhook_secret()["current"]
