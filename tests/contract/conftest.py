@@ -1,6 +1,5 @@
-"""The fixtures of the unit tests, and the deployed stack where a contract runs on both."""
+"""The world of fakes of the unit tests; the deployed stack comes from `tests/conftest.py`."""
 
-from tests.integration.conftest import stack
 from tests.unit.conftest import logged, world
 
-__all__ = ["logged", "stack", "world"]
+__all__ = ["logged", "world"]

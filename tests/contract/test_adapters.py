@@ -1,6 +1,5 @@
 """One suite over the fakes and the real adapters on a deployed stack, so that the fakes cannot lie."""
 
-import json
 import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -37,6 +36,7 @@ from cobalt_relay.services.ports import (
 from tests.integration.support import Relay, eventually
 from tests.unit.fakes import FakeConnections, FakeJobs, validate_event
 from tests.unit.test_adapters import EVENT
+from tools.local.eventlog import EventLog
 from tools.local.stack import Stack
 
 NOW = datetime(2025, 1, 2, 10, 0, tzinfo=UTC)
@@ -281,11 +281,6 @@ def test_close_is_kept_on_the_row_that_was_announced(jobs: JobStore) -> None:
 
 
 @pytest.fixture
-def relay(stack: Stack) -> Relay:
-    return Relay(stack)
-
-
-@pytest.fixture
 def real_jobs(stack: Stack) -> Jobs:
     table = Table(stack.aws.dynamodb, stack.table)
     return Jobs(table, retention=timedelta(days=30), deadline=timedelta(minutes=120))
@@ -391,17 +386,13 @@ def test_bytes_are_where_the_location_says(stack: Stack) -> None:
     assert found["ContentType"] == "application/json"
 
 
-def test_event_reaches_the_rules_of_the_bus(stack: Stack) -> None:
+def test_event_reaches_the_rules_of_the_bus(stack: Stack, events: EventLog) -> None:
     event = EVENT.model_copy(update={"cobalt_event_id": fresh("evt")})
 
     Bus(stack.aws.events, stack.bus).publish(event)
 
     def arrived() -> dict[str, Any] | None:
-        messages = stack.aws.sqs.receive_message(
-            QueueUrl=stack.outputs["EventLogUrl"], MaxNumberOfMessages=10, VisibilityTimeout=0
-        ).get("Messages", [])
-        envelopes = [json.loads(message["Body"]) for message in messages]
-        return next((e for e in envelopes if e["detail"]["event_id"] == event.event_id), None)
+        return next((e for e in events.all() if e["detail"].get("event_id") == event.event_id), None)
 
     envelope = eventually(arrived)
     assert envelope is not None

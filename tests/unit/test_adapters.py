@@ -100,7 +100,7 @@ def test_credentials_are_read_once_in_minutes(stubbed: Stubbed) -> None:
 def test_refresh_is_rate_limited_and_age_ends_the_memory(stubbed: Stubbed) -> None:
     ticks = Ticks()
     secrets = secrets_on(stubbed, ticks)
-    for name in ("one", "two", "three"):
+    for name in ("one", "two", "three", "four"):
         stubbed.answer("get_secret_value", secret({**PAIR, "client_id": name}))
 
     seen = [secrets.credentials().client_id]
@@ -110,7 +110,7 @@ def test_refresh_is_rate_limited_and_age_ends_the_memory(stubbed: Stubbed) -> No
     ticks.seconds += CACHE_SECONDS + 1
     seen += [secrets.credentials().client_id]
 
-    assert seen == ["one", "one", "two", "three"]
+    assert seen == ["one", "two", "three", "four"]
 
 
 @pytest.mark.parametrize(

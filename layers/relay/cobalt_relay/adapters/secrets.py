@@ -24,11 +24,11 @@ if TYPE_CHECKING:
     from mypy_boto3_secretsmanager import SecretsManagerClient
 
 CACHE_SECONDS = 300.0
-REFRESH_SECONDS = 10.0
-"""How old a secret may be that something did not fit.
+REFRESH_SECONDS = 1.0
+"""How often a secret is read again because something did not fit.
 
-A stream of forgeries costs one look-up in so many seconds, and a rotated secret is known after as
-many at most.
+The first misfit reads it at once, for the operator may just have replaced it; a stream of forgeries
+costs one look-up a second. More would be dear, less would refuse genuine deliveries after a rotation.
 """
 PREVIOUS_SECRET_LIFE = timedelta(hours=24)
 """How long Cobalt signs with the previous secret after a rotation (docs: Webhooks, Rotation)."""
@@ -46,20 +46,24 @@ class _Version(NamedTuple):
 
 
 class Remembered[T]:
-    """A value that is read again when it is older than the asker takes."""
+    """A value that is read again when it is old, and, not too often, when it did not fit."""
 
     def __init__(self, read: Callable[[], T], clock: Callable[[], float] = time.monotonic) -> None:
         self._read = read
         self._clock = clock
         self._value: T | None = None
         self._read_at = 0.0
+        self._refreshed_at = -REFRESH_SECONDS
 
-    def get(self, max_age: float) -> T:
-        """Give the value, `max_age` seconds old at most. A failed reading is not remembered."""
+    def get(self, *, refresh: bool) -> T:
+        """Give the value; `refresh` it where the last one did not fit. A failure is not remembered."""
         now = self._clock()
-        if self._value is None or now - self._read_at > max_age:
+        is_due = refresh and now - self._refreshed_at >= REFRESH_SECONDS
+        if self._value is None or now - self._read_at > CACHE_SECONDS or is_due:
             self._value = self._read()
             self._read_at = now
+            if is_due:
+                self._refreshed_at = now
         return self._value
 
 
@@ -82,15 +86,15 @@ class Secrets:
         self._webhook_keys = Remembered(self._read_webhook_keys, clock)
 
     def credentials(self, *, refresh: bool = False) -> ClientCredentials:
-        """Give the client credentials; with `refresh`, no older than seconds."""
-        return self._credentials.get(REFRESH_SECONDS if refresh else CACHE_SECONDS)
+        """Give the client credentials; `refresh` them where they did not fit."""
+        return self._credentials.get(refresh=refresh)
 
     def webhook_keys(self, *, refresh: bool = False) -> tuple[bytes, ...]:
         """Give every live webhook key.
 
         The current one, and the previous one for 24 h after a rotation.
         """
-        return self._webhook_keys.get(REFRESH_SECONDS if refresh else CACHE_SECONDS)
+        return self._webhook_keys.get(refresh=refresh)
 
     def _read_credentials(self) -> ClientCredentials:
         version = self._read(self._credentials_arn, "AWSCURRENT")

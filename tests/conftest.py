@@ -1,0 +1,44 @@
+"""The deployed stack, once per session. See `tools/local/snapshot.py` for how it starts fast."""
+
+import os
+from collections.abc import Iterator
+
+import pytest
+
+from tests.integration.support import Relay
+from tools.local import snapshot
+from tools.local.aws import forget_user_settings
+from tools.local.eventlog import EventLog
+from tools.local.sandbox import Sandbox
+from tools.local.stack import Stack
+
+
+@pytest.fixture(scope="session")
+def stack() -> Iterator[Stack]:
+    """The stack on a local AWS of its own, configured, with a sandbox of its own."""
+    before = dict(os.environ)
+    forget_user_settings()
+    try:
+        with snapshot.session() as running:
+            yield running
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
+
+
+@pytest.fixture
+def sandbox(stack: Stack) -> Iterator[Sandbox]:
+    """The sandbox behind the stack; faults and broken links are mended after the test."""
+    yield stack.sandbox
+    stack.sandbox.clear_faults()
+
+
+@pytest.fixture
+def relay(stack: Stack) -> Relay:
+    return Relay(stack)
+
+
+@pytest.fixture(scope="session")
+def events(stack: Stack) -> EventLog:
+    """Every event on the bus; pick a job's own with ``events.of(job_execution_id)``."""
+    return EventLog(stack.aws, stack.outputs["EventLogUrl"])
