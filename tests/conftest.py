@@ -29,8 +29,12 @@ def stack() -> Iterator[Stack]:
 @pytest.fixture
 def sandbox(stack: Stack) -> Iterator[Sandbox]:
     """The sandbox behind the stack; faults and broken links are mended after the test."""
+    linked = {clinic["name"]: clinic["linked"] for clinic in stack.sandbox.clinics()}
     yield stack.sandbox
     stack.sandbox.clear_faults()
+    for clinic in stack.sandbox.clinics():
+        if clinic["linked"] != linked.get(clinic["name"], clinic["linked"]):
+            stack.sandbox.set_linked(clinic["name"], linked=linked[clinic["name"]])
 
 
 @pytest.fixture

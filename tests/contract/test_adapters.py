@@ -392,7 +392,9 @@ def test_event_reaches_the_rules_of_the_bus(stack: Stack, events: EventLog) -> N
     Bus(stack.aws.events, stack.bus).publish(event)
 
     def arrived() -> dict[str, Any] | None:
-        return next((e for e in events.all() if e["detail"].get("event_id") == event.event_id), None)
+        return next(
+            (e for e in events.all() if e["detail"].get("event_id") == event.event_id), None
+        )
 
     envelope = eventually(arrived)
     assert envelope is not None

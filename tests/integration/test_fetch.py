@@ -222,8 +222,10 @@ def test_503_tells_the_operator_what_to_do_when_nothing_is_configured(
 
     def restart() -> None:
         """Start the function afresh, as a change of its environment does: the pair is remembered."""
-        fresh = {"Variables": {**environment, "RESTARTED": uuid.uuid4().hex}}
-        functions.update_function_configuration(FunctionName=name, Environment=fresh)
+        functions.update_function_configuration(
+            FunctionName=name,
+            Environment={"Variables": {**environment, "RESTARTED": uuid.uuid4().hex}},
+        )
 
     secrets.put_secret_value(SecretId=current["ARN"], SecretString="{}")
     restart()

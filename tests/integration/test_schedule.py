@@ -3,6 +3,7 @@
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
@@ -50,7 +51,7 @@ def test_every_connection_is_fetched_with_its_kept_token(
     for connection_id in fleet.values():
         job = relay.ended_job(outcome["started"][connection_id])
         assert (job["trigger"], job["connection_id"]) == ("schedule", connection_id)
-        [event] = eventually(lambda job=job: events.of(job["job_execution_id"]))
+        [event] = eventually(partial(events.of, job["job_execution_id"]))
         validate_event(event["detail-type"], event["detail"])
 
 

@@ -199,7 +199,9 @@ def test_other_event_is_archived_and_announced(
     event_id = sandbox.emit(event_type, "riverside", {"note": "Zoë 🦊"})
 
     def announced() -> dict[str, Any] | None:
-        return next((e for e in events.all() if e["detail"].get("cobalt_event_id") == event_id), None)
+        return next(
+            (e for e in events.all() if e["detail"].get("cobalt_event_id") == event_id), None
+        )
 
     event = eventually(announced)
     assert event is not None

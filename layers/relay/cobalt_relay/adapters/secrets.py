@@ -28,7 +28,7 @@ REFRESH_SECONDS = 1.0
 """How often a secret is read again because something did not fit.
 
 The first misfit reads it at once, for the operator may just have replaced it; a stream of forgeries
-costs one look-up a second. More would be dear, less would refuse genuine deliveries after a rotation.
+costs one look-up a second. Fewer would refuse genuine deliveries just after a rotation.
 """
 PREVIOUS_SECRET_LIFE = timedelta(hours=24)
 """How long Cobalt signs with the previous secret after a rotation (docs: Webhooks, Rotation)."""
@@ -56,7 +56,10 @@ class Remembered[T]:
         self._refreshed_at = -REFRESH_SECONDS
 
     def get(self, *, refresh: bool) -> T:
-        """Give the value; `refresh` it where the last one did not fit. A failure is not remembered."""
+        """Give the value; `refresh` it where the last one did not fit.
+
+        A failure to read is not remembered.
+        """
         now = self._clock()
         is_due = refresh and now - self._refreshed_at >= REFRESH_SECONDS
         if self._value is None or now - self._read_at > CACHE_SECONDS or is_due:

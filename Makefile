@@ -1,0 +1,69 @@
+# Cobalt Relay on this machine. `make` lists what there is; GNU make 3.81 and Python 3.13 are all it needs.
+
+# An interpreter to use instead of the python3.13 or python3 on the PATH.
+PYTHON ?=
+# make logs F=1 follows; make lock UPGRADE=1 takes newer versions.
+F ?=
+UPGRADE ?=
+
+ifneq ($(firstword $(sort 3.81 $(MAKE_VERSION))),3.81)
+$(error GNU make $(MAKE_VERSION) is too old: 3.81 or newer is needed (apt install make, or brew install make and gmake))
+endif
+
+BIN := .venv/bin
+LOCAL := $(BIN)/python -m tools.local
+COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --universal --python-version 3.13 --generate-hashes \
+	$(if $(UPGRADE),--upgrade)
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+export SAM_CLI_TELEMETRY := 0
+export UV_PYTHON_DOWNLOADS := never
+
+.DEFAULT_GOAL := help
+.PHONY: help demo up down logs test check fix lock clean environment
+
+help: ## This list
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+
+demo: environment ## The main job as a story, from the curl request to S3 and EventBridge, on a stack of its own
+	@$(LOCAL) demo
+
+up: environment ## The same stack in the background: .local/stack.json says where; again after a change redeploys
+	@$(LOCAL) up
+
+down: environment ## Stop what `make up` started and remove its state
+	@$(LOCAL) down
+
+logs: environment ## Logs of the functions, oldest first, and where the other logs are; F=1 follows
+	@$(LOCAL) logs $(if $(F),--follow)
+
+test: check ## The checks, then every test, with coverage
+	@$(BIN)/python -m pytest --cov --cov-report=term
+
+check: environment ## Format, lint, types, template; changes nothing
+	@$(LOCAL) check
+
+fix: environment ## Mend what the checks can mend
+	@$(BIN)/ruff check --fix --quiet . || true
+	@$(BIN)/ruff format .
+
+lock: environment ## Pin requirements/dev.in and the dependency layer anew; UPGRADE=1 takes newer versions
+	@$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
+	@$(COMPILE) --constraints requirements/dev.txt layers/dependencies/requirements.in \
+		--output-file layers/dependencies/requirements.txt
+
+clean: ## Stop the stack; remove .venv, .local, .aws-sam and the caches
+	@# By hand, for .venv may be gone already. A server is ours if its command line names our folder.
+	@for pid in $$(find .local -name '*.pid' ! -path '*/tmp/*' -exec cat {} \; 2>/dev/null); do \
+		case "$$(ps -ww -o args= -p $$pid)" in *"$(CURDIR)/.local/"*) kill $$pid; \
+			for tenth in $$(seq 100); do if kill -0 $$pid 2>/dev/null; then sleep 0.1; fi; done ;; esac; done
+	@rm -rf .venv .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
+
+# The copy of the lock file is written last: an interrupted installation is done again, a finished one never.
+environment:
+	@if cmp -s requirements/dev.txt .venv/installed.txt && $(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
+	python=$$(sh tools/find_python.sh "$(PYTHON)") || exit 1; \
+	echo "Installing the environment into .venv (once, about a minute) ..."; \
+	"$$python" -m venv --clear .venv && \
+	$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt && \
+	cp requirements/dev.txt .venv/installed.txt

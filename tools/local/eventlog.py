@@ -1,0 +1,41 @@
+"""The stack's queue with a copy of every event, read to its end and remembered."""
+
+import json
+from dataclasses import dataclass, field
+from typing import Any
+
+from tools.local.aws import Aws
+
+type Event = dict[str, Any]
+
+
+@dataclass
+class EventLog:
+    """Every event since the stack was deployed, oldest first.
+
+    Reading takes the messages out of the queue, so there can be one reader only.
+    """
+
+    aws: Aws
+    queue_url: str
+    _seen: list[Event] = field(default_factory=list)
+
+    def all(self) -> list[Event]:
+        """Give every event that arrived so far, as EventBridge wrote it."""
+        while messages := self.aws.sqs.receive_message(
+            QueueUrl=self.queue_url, MaxNumberOfMessages=10
+        ).get("Messages"):
+            for message in messages:
+                self._seen.append(json.loads(message["Body"]))
+                self.aws.sqs.delete_message(
+                    QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
+                )
+        return list(self._seen)
+
+    def of(self, job_execution_id: str) -> list[Event]:
+        """Give the events about one job."""
+        return [
+            event
+            for event in self.all()
+            if event["detail"].get("job_execution_id") == job_execution_id
+        ]

@@ -1,0 +1,151 @@
+"""Sets over the API what MiniStack 1.5.33 drops from the template. AWS needs none of it.
+
+Works from the processed template, so that the template stays the one place where things are said.
+Every step may be repeated.
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from botocore.exceptions import ClientError
+
+from tools.local.aws import Aws
+
+type Properties = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class DeployedStack:
+    """A stack's processed resources, with their physical ids and the values of its parameters."""
+
+    resources: Mapping[str, Properties]
+    ids: Mapping[str, str]
+    parameters: Mapping[str, str]
+
+    @classmethod
+    def read(cls, aws: Aws, stack_name: str) -> "DeployedStack":
+        """Ask CloudFormation."""
+        cloudformation = aws.cloudformation
+        body: Any = cloudformation.get_template(StackName=stack_name, TemplateStage="Processed")[
+            "TemplateBody"
+        ]
+        resources = cloudformation.describe_stack_resources(StackName=stack_name)["StackResources"]
+        stack = cloudformation.describe_stacks(StackName=stack_name)["Stacks"][0]
+        return cls(
+            resources=(body if isinstance(body, dict) else json.loads(body))["Resources"],
+            ids={each["LogicalResourceId"]: each["PhysicalResourceId"] for each in resources},
+            parameters={
+                each["ParameterKey"]: each["ParameterValue"] for each in stack.get("Parameters", [])
+            },
+        )
+
+    def of_type(self, resource_type: str) -> list[tuple[str, Properties]]:
+        """Give the physical id and the properties of every deployed resource of a type."""
+        return [
+            (self.ids[name], resource.get("Properties", {}))
+            for name, resource in self.resources.items()
+            if resource["Type"] == resource_type and name in self.ids
+        ]
+
+    def value(self, value: Any) -> Any:  # noqa: ANN401 - anything a template can say
+        """Resolve a `Ref` to a parameter; anything else stays as it is."""
+        if isinstance(value, dict) and list(value) == ["Ref"]:
+            return self.parameters.get(value["Ref"], value)
+        return value
+
+
+def apply(aws: Aws, stack_name: str) -> None:
+    """Set everything that was dropped."""
+    stack = DeployedStack.read(aws, stack_name)
+    for table, properties in stack.of_type("AWS::DynamoDB::Table"):
+        _table(aws, table, properties)
+    for bucket, properties in stack.of_type("AWS::S3::Bucket"):
+        _bucket(aws, bucket, properties, stack)
+    for api, properties in stack.of_type("AWS::ApiGateway::RestApi"):
+        _gateway_responses(aws, api, properties)
+
+
+def _table(aws: Aws, table: str, properties: Properties) -> None:
+    lifetime = properties.get("TimeToLiveSpecification")
+    if lifetime:
+        try:
+            aws.dynamodb.update_time_to_live(
+                TableName=table,
+                TimeToLiveSpecification={
+                    "AttributeName": lifetime["AttributeName"],
+                    "Enabled": bool(lifetime["Enabled"]),
+                },
+            )
+        except ClientError as error:
+            if error.response["Error"]["Code"] != "ValidationException":  # it is on already
+                raise
+    recovery = properties.get("PointInTimeRecoverySpecification")
+    if recovery:
+        aws.dynamodb.update_continuous_backups(
+            TableName=table,
+            PointInTimeRecoverySpecification={
+                "PointInTimeRecoveryEnabled": bool(recovery["PointInTimeRecoveryEnabled"])
+            },
+        )
+    encryption = properties.get("SSESpecification")
+    if encryption:
+        aws.dynamodb.update_table(
+            TableName=table,
+            SSESpecification={"Enabled": bool(encryption["SSEEnabled"]), "SSEType": "KMS"},
+        )
+
+
+def _bucket(aws: Aws, bucket: str, properties: Properties, stack: DeployedStack) -> None:
+    encryption = properties.get("BucketEncryption")
+    if encryption:
+        rules: list[Any] = [
+            {
+                "ApplyServerSideEncryptionByDefault": {
+                    "SSEAlgorithm": rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
+                }
+            }
+            for rule in encryption["ServerSideEncryptionConfiguration"]
+        ]
+        aws.s3.put_bucket_encryption(
+            Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": rules}
+        )
+    lifecycle = properties.get("LifecycleConfiguration")
+    if lifecycle:
+        lifecycle_rules: list[Any] = [lifecycle_rule(rule, stack) for rule in lifecycle["Rules"]]
+        aws.s3.put_bucket_lifecycle_configuration(
+            Bucket=bucket, LifecycleConfiguration={"Rules": lifecycle_rules}
+        )
+
+
+def lifecycle_rule(rule: Properties, stack: DeployedStack) -> Properties:
+    """Turn CloudFormation's words for a lifecycle rule into those of S3's API."""
+    turned: Properties = {
+        "ID": rule["Id"],
+        "Status": rule["Status"],
+        "Filter": {"Prefix": rule.get("Prefix", "")},
+    }
+    if "ExpirationInDays" in rule:
+        turned["Expiration"] = {"Days": int(stack.value(rule["ExpirationInDays"]))}
+    if "NoncurrentVersionExpiration" in rule:
+        days = stack.value(rule["NoncurrentVersionExpiration"]["NoncurrentDays"])
+        turned["NoncurrentVersionExpiration"] = {"NoncurrentDays": int(days)}
+    if "AbortIncompleteMultipartUpload" in rule:
+        days = stack.value(rule["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"])
+        turned["AbortIncompleteMultipartUpload"] = {"DaysAfterInitiation": int(days)}
+    return turned
+
+
+def _gateway_responses(aws: Aws, api: str, properties: Properties) -> None:
+    said = (properties.get("Body") or {}).get("x-amazon-apigateway-gateway-responses") or {}
+    for response_type, response in said.items():
+        options: dict[str, Any] = {
+            "responseParameters": response.get("responseParameters") or {},
+            "responseTemplates": response.get("responseTemplates") or {},
+        }
+        if response.get("statusCode"):
+            options["statusCode"] = str(response["statusCode"])
+        aws.apigateway.put_gateway_response(restApiId=api, responseType=response_type, **options)
+    for stage in aws.apigateway.get_stages(restApiId=api)["item"]:
+        aws.apigateway.create_deployment(restApiId=api, stageName=stage["stageName"])

@@ -1,0 +1,101 @@
+"""Starts MiniStack, the local AWS, changed where a developer's machine differs from its defaults.
+
+    python -m tools.local.launcher <home> <interpreter of the functions> <shelf of unpacked layers>
+
+* The functions run on an interpreter without any of our packages, so that one that is missing from
+  the layers is missed. MiniStack would lend them its own.
+* A layer is unpacked once, not for every new worker: AWS does not unpack either. Cold starts lose
+  more than half a second.
+* The scheduler looks every second, not every ten.
+* An invocation that logs nothing is not held for 50 ms to see whether it will.
+
+All of it touches names that are private to one version of MiniStack, hence the check.
+"""
+
+import hashlib
+import importlib.metadata
+import os
+import sys
+import tempfile
+import zipfile
+from pathlib import Path
+from typing import Any
+
+VERSION = "1.5.33"
+SCHEDULER_SECONDS = 1
+LOG_WAIT = {"first_line_wait": 0.003, "idle_confirm": 0.002, "hard_cap": 0.25}
+
+
+def unpacked(layer: bytes, shelf: Path) -> Path:
+    """Give the folder with the content of a layer, from the shelf where it lies already."""
+    folder = shelf / hashlib.sha256(layer).hexdigest()
+    if not folder.exists():
+        shelf.mkdir(parents=True, exist_ok=True)
+        draft = Path(tempfile.mkdtemp(dir=shelf))
+        archive = draft.with_suffix(".zip")
+        archive.write_bytes(layer)
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(draft)
+        archive.unlink()
+        try:
+            draft.rename(folder)
+        except OSError:  # another worker was faster
+            if not folder.exists():
+                raise
+    return folder
+
+
+def change_lambda(interpreter: str, shelf: Path) -> None:
+    """Give workers their own interpreter and ready layers, and take the wait for logs away."""
+    from ministack.core import lambda_runtime  # noqa: PLC0415 - after the check of its version
+    from ministack.services.lambda_svc import _resolve_layer_zip  # noqa: PLC0415
+
+    runtime: Any = lambda_runtime
+    detect = runtime._detect_runtime_binary  # noqa: SLF001
+    spawn = runtime.Worker._spawn  # noqa: SLF001
+    drain = runtime.Worker._drain_stderr_bounded  # noqa: SLF001
+
+    def detect_ours(name: str) -> tuple[str, str]:
+        binary, script = detect(name)
+        return (interpreter if name.startswith("python") else binary), script
+
+    def spawn_ours(worker: Any) -> None:  # noqa: ANN401 - a class of MiniStack's
+        config = worker.config
+        zips = [_resolve_layer_zip(layer) for layer in config.get("Layers") or []]
+        folders = [str(unpacked(content, shelf)) for content in zips if content]
+        variables = (config.get("Environment") or {}).get("Variables") or {}
+        variables = variables | {"_LAMBDA_LAYERS_DIRS": os.pathsep.join(folders)}
+        worker.config = config | {"Layers": [], "Environment": {"Variables": variables}}
+        try:
+            spawn(worker)
+        finally:
+            worker.config = config
+
+    def drain_ours(worker: Any) -> Any:  # noqa: ANN401
+        return drain(worker, **LOG_WAIT)
+
+    runtime._detect_runtime_binary = detect_ours  # noqa: SLF001
+    runtime.Worker._spawn = spawn_ours  # noqa: SLF001
+    runtime.Worker._drain_stderr_bounded = drain_ours  # noqa: SLF001
+
+
+def main() -> None:
+    """Run the server in this process until a signal comes."""
+    installed = importlib.metadata.version("ministack")
+    if installed != VERSION:
+        sys.exit(f"MiniStack {installed} is installed, {VERSION} is needed: run make clean.")
+    _, _, interpreter, shelf = sys.argv  # the home is there to be seen: see `processes`
+    change_lambda(interpreter, Path(shelf))
+
+    from ministack.services import scheduler  # noqa: PLC0415
+
+    scheduler._SCHEDULE_TICK_INTERVAL = SCHEDULER_SECONDS  # noqa: SLF001
+
+    from ministack.app import main as serve  # noqa: PLC0415
+
+    sys.argv = sys.argv[:1]  # MiniStack reads it too
+    serve()
+
+
+if __name__ == "__main__":
+    main()

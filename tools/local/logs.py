@@ -1,0 +1,102 @@
+"""`make logs`: what the functions logged, in the order of time, and where the other logs lie."""
+
+import json
+import time
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime
+
+from tools.local import processes, stack
+from tools.local.paths import ROOT, UP
+from tools.local.stack import Stack
+
+FOLLOW_SECONDS = 1.0
+SHOWN_FIRST = ("level", "message")
+LEFT_OUT = frozenset(
+    {
+        *("timestamp", "location", "service", "cold_start", "xray_trace_id"),
+        *("function_arn", "function_memory_size", "function_name", "function_request_id"),
+    }
+)
+"""What Powertools writes into every line and nobody reads on a terminal."""
+PLATFORM = ("START RequestId", "END RequestId")
+
+
+@dataclass(frozen=True)
+class Line:
+    """One line of a function's log."""
+
+    logged_ms: int
+    """By the clock of CloudWatch Logs: for a local function the end of its invocation."""
+    function: str
+    text: str
+
+    @property
+    def at(self) -> datetime:
+        """When it happened, by the line's own words where it has any."""
+        with suppress(ValueError, TypeError, KeyError):
+            fields = json.loads(self.text)
+            if "_aws" in fields:
+                return _moment(fields["_aws"]["Timestamp"])
+            return datetime.fromisoformat(fields["timestamp"])  # 2026-01-31 12:00:00,123+0000
+        return _moment(self.logged_ms)
+
+    def __str__(self) -> str:
+        at = self.at.astimezone()
+        milliseconds = at.microsecond // 1000
+        return f"{at:%H:%M:%S}.{milliseconds:03d} {self.function:<18} {readable(self.text)}"
+
+
+def show(running: Stack, *, follow: bool) -> None:
+    """Print the logs; with `follow`, go on until interrupted."""
+    seen: set[str] = set()
+    for line in new_lines(running, seen):
+        print(line)
+    if not seen:
+        print("The functions have logged nothing yet.")
+    for name in reversed(stack.SERVERS):
+        print(f"{name}: {processes.log_of(UP, name).relative_to(ROOT)}", flush=True)
+    while follow:
+        time.sleep(FOLLOW_SECONDS)
+        for line in new_lines(running, seen):
+            print(line, flush=True)
+
+
+def readable(text: str) -> str:
+    """Turn a structured line into words: the level and the message, then everything else."""
+    try:
+        fields = json.loads(text)
+    except ValueError:
+        return text.strip()
+    if not isinstance(fields, dict):
+        return text.strip()
+    if "_aws" in fields:  # CloudWatch's embedded metrics: the numbers stand beside the description
+        fields = {"level": "METRIC", **fields}
+        del fields["_aws"]
+    first = [str(fields[name]) for name in SHOWN_FIRST if name in fields]
+    rest = [
+        f"{name}={value if isinstance(value, str) else json.dumps(value)}"
+        for name, value in fields.items()
+        if name not in LEFT_OUT and name not in SHOWN_FIRST
+    ]
+    return " ".join(first + rest)
+
+
+def new_lines(running: Stack, seen: set[str]) -> list[Line]:
+    """Give the lines that are not in `seen` yet, in the order of time, and put them there."""
+    prefix = f"/aws/lambda/{running.stack_name}/"
+    groups = running.aws.logs.describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]
+    lines = []
+    for group in groups:
+        name = group["logGroupName"]
+        pages = running.aws.logs.get_paginator("filter_log_events").paginate(logGroupName=name)
+        for event in (event for page in pages for event in page["events"]):
+            known = f"{event['logStreamName']} {event['timestamp']} {event['message']}"
+            if known not in seen and not event["message"].startswith(PLATFORM):
+                lines.append(Line(event["timestamp"], name.removeprefix(prefix), event["message"]))
+            seen.add(known)
+    return sorted(lines, key=lambda line: line.at)
+
+
+def _moment(milliseconds: int) -> datetime:
+    return datetime.fromtimestamp(milliseconds / 1000, UTC)
