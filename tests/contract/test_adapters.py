@@ -4,6 +4,7 @@ import uuid
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
+from itertools import repeat
 from typing import Any, Protocol
 
 import pytest
@@ -18,6 +19,7 @@ from cobalt_relay.errors import BusFault, UnknownConnection
 from cobalt_relay.models import (
     Announced,
     Completion,
+    EventRecord,
     Job,
     JobState,
     Landing,
@@ -141,7 +143,7 @@ def test_job_ends_and_tells_how(jobs: JobStore, state: JobState) -> None:
     _, job_id = accepted(jobs)
     completion = a_completion(job_id, state=state, error_code="login_required")
 
-    landing = jobs.end(completion)
+    landing = jobs.end(completion, NOW)
 
     known = jobs.look_up(completion.cobalt_event_id, job_id)
     assert landing is Landing.LANDED
@@ -156,9 +158,9 @@ def test_job_ends_and_tells_how(jobs: JobStore, state: JobState) -> None:
 def test_same_event_ends_nothing_twice(jobs: JobStore) -> None:
     _, first = accepted(jobs)
     _, second = accepted(jobs)
-    jobs.end(a_completion(first, cobalt_event_id="evt_" + first))
+    jobs.end(a_completion(first, cobalt_event_id="evt_" + first), NOW)
 
-    landing = jobs.end(a_completion(second, cobalt_event_id="evt_" + first))
+    landing = jobs.end(a_completion(second, cobalt_event_id="evt_" + first), NOW)
 
     job = job_of(jobs, second)
     assert landing is Landing.EVENT_KNOWN
@@ -168,11 +170,11 @@ def test_same_event_ends_nothing_twice(jobs: JobStore) -> None:
 
 def test_terminal_state_never_changes(jobs: JobStore) -> None:
     _, job_id = accepted(jobs)
-    jobs.end(a_completion(job_id))
+    jobs.end(a_completion(job_id), NOW)
 
     landings = [
-        jobs.end(a_completion(job_id, state=JobState.FAILED)),
-        jobs.create_ended(a_completion(job_id, state=JobState.FAILED)),
+        jobs.end(a_completion(job_id, state=JobState.FAILED), NOW),
+        jobs.create_ended(a_completion(job_id, state=JobState.FAILED), NOW),
     ]
 
     job = job_of(jobs, job_id)
@@ -184,7 +186,11 @@ def test_terminal_state_never_changes(jobs: JobStore) -> None:
 def test_unknown_job_does_not_end_but_can_be_made(jobs: JobStore) -> None:
     completion = a_completion(fresh("job"))
 
-    landings = [jobs.end(completion), jobs.create_ended(completion), jobs.create_ended(completion)]
+    landings = [
+        jobs.end(completion, NOW),
+        jobs.create_ended(completion, NOW),
+        jobs.create_ended(completion, NOW),
+    ]
 
     job = job_of(jobs, completion.job_execution_id)
     assert landings == [Landing.JOB_CHANGED, Landing.LANDED, Landing.EVENT_KNOWN]
@@ -194,7 +200,7 @@ def test_unknown_job_does_not_end_but_can_be_made(jobs: JobStore) -> None:
 
 def test_request_claims_the_job_that_its_result_made(jobs: JobStore) -> None:
     completion, request = a_completion(fresh("job")), a_request()
-    jobs.create_ended(completion)
+    jobs.create_ended(completion, NOW)
 
     jobs.record_request(request)
     jobs.accept(request, completion.job_execution_id, NOW)
@@ -222,7 +228,7 @@ def test_one_wins_when_many_end_a_job_at_once(jobs: JobStore) -> None:
     completions = [a_completion(job_id) for _ in range(8)]
 
     with ThreadPoolExecutor(8) as pool:
-        landings = list(pool.map(jobs.end, completions))
+        landings = list(pool.map(jobs.end, completions, repeat(NOW)))
 
     job = job_of(jobs, job_id)
     assert sorted(landings) == [Landing.JOB_CHANGED] * 7 + [Landing.LANDED]
@@ -232,15 +238,18 @@ def test_one_wins_when_many_end_a_job_at_once(jobs: JobStore) -> None:
 
 def landed_job(jobs: JobStore) -> Announced:
     _, job_id = accepted(jobs)
-    jobs.end(a_completion(job_id, completed_at=NOW))
+    jobs.end(a_completion(job_id), NOW)
     return Announced("JOB", job_id)
 
 
 def recorded_event(jobs: JobStore) -> Announced:
     event_id = fresh("evt")
     location = ResultLocation(bucket="results", key="webhooks/x.json", version_id=None)
-    assert jobs.record_event(event_id, "1" * 64, NOW, location) is Landing.LANDED
-    assert jobs.record_event(event_id, "2" * 64, NOW, location) is Landing.EVENT_KNOWN
+    record = EventRecord(
+        body_sha256="1" * 64, received_at=NOW, notification="open", result=location
+    )
+    landings = [jobs.record_event(event_id, record, NOW) for _ in range(2)]
+    assert landings == [Landing.LANDED, Landing.EVENT_KNOWN]
     return Announced("EVENT", event_id)
 
 
@@ -307,13 +316,13 @@ def test_job_row_is_due_until_its_event_is_sent(real_jobs: Jobs, relay: Relay) -
     request, job_id = accepted(real_jobs)
 
     before = relay.job(job_id) or {}
-    real_jobs.end(a_completion(job_id))
+    real_jobs.end(a_completion(job_id), NOW + 31 * SECOND)
     ended = relay.job(job_id) or {}
     real_jobs.close_announcement(Announced("JOB", job_id), NOW)
     sent = relay.job(job_id) or {}
 
     assert before["due_at"] == "2025-01-02T10:01:01.000Z"
-    assert (ended["notification"], ended["due_at"]) == ("open", "2025-01-02T10:01:30.000Z")
+    assert (ended["notification"], ended["due_at"]) == ("open", "2025-01-02T10:01:31.000Z")
     assert (sent["notification"], "due_at" in sent) == ("sent", False)
     assert (relay.item(f"REQUEST#{request.request_id}") or {})["job_execution_id"] == job_id
 
@@ -344,7 +353,7 @@ def connections(request: pytest.FixtureRequest) -> Registry:
         return FakeConnections()
     stack: Stack = request.getfixturevalue("stack")
     table = Table(stack.aws.dynamodb, stack.table)
-    return Connections(table, stack.aws.ssm, f"/{stack.stack_name}/tokens")
+    return Connections(table, stack.aws.ssm, f"/cobalt-relay/{stack.stack_name}/tokens")
 
 
 def test_connection_is_listed_with_its_token_when_it_registered(connections: Registry) -> None:
@@ -376,13 +385,17 @@ def test_bytes_are_where_the_location_says(stack: Stack) -> None:
     second = results.put_appointments(None, date(2025, 1, 2), "job/../1", b"other")
     archived = results.put_event("a.b", date(2025, 1, 2), "evt_1", b"{}")
 
-    assert (first.key, first.bucket) == (second.key, stack.bucket)
+    again = results.put_appointments(None, date(2025, 1, 2), "job/../1", b"other")
+
+    assert first.bucket == stack.bucket
+    assert len({first.key, second.key}) == 2
+    assert again.key == second.key
     assert first.key.startswith("appointments/connection=unclaimed/date=2025-01-02/job_")
     assert archived.key == "webhooks/type=a.b/date=2025-01-02/evt_1.json"
-    found = stack.aws.s3.get_object(
-        Bucket=first.bucket, Key=first.key, VersionId=first.version_id or ""
-    )
+    found = stack.aws.s3.get_object(Bucket=first.bucket, Key=first.key)
     assert found["Body"].read() == body
+    beside = stack.aws.s3.get_object(Bucket=second.bucket, Key=second.key)
+    assert beside["Body"].read() == b"other"
     assert found["ContentType"] == "application/json"
 
 

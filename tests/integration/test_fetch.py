@@ -48,7 +48,7 @@ def test_token_is_kept_encrypted_when_the_first_fetch_is_accepted(
 ) -> None:
     token = stack.access_tokens["lakeside"]
     relay.fetch(WEEK, clinic="lakeside")
-    name = f"/{stack.stack_name}/tokens/{connection_id_of(token)}"
+    name = f"/cobalt-relay/{stack.stack_name}/tokens/{connection_id_of(token)}"
 
     kept = stack.aws.ssm.get_parameter(Name=name, WithDecryption=True)["Parameter"]
 
@@ -191,14 +191,15 @@ def test_odd_acceptance_is_an_acceptance(relay: Relay, sandbox: Sandbox, fault: 
     "body",
     [
         {"search_by": "mrn", "mrn": "no-such-patient"},
-        {"search_by": "provider", "provider_ids": ["1"], **WEEK},
+        {"search_by": "provider", "provider_ids": ["1"], **WEEK, "end_date": "2025-01-08"},
     ],
 )
 def test_later_edition_is_handed_on_as_it_is(
     relay: Relay, sandbox: Sandbox, body: dict[str, Any]
 ) -> None:
-    relay.fetch(body)
+    answer = relay.fetch(body)
 
+    assert answer.status_code == 202
     assert sandbox.requests("/v1/appointments/fetch")[-1]["body"] == body
 
 

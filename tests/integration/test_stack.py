@@ -77,9 +77,10 @@ def test_bucket_is_closed_versioned_encrypted_and_expires(stack: Stack) -> None:
     encryption = s3.get_bucket_encryption(Bucket=stack.bucket)
     rule = encryption["ServerSideEncryptionConfiguration"]["Rules"][0]
     assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
-    (expiry,) = s3.get_bucket_lifecycle_configuration(Bucket=stack.bucket)["Rules"]
-    assert expiry["Expiration"]["Days"] == 30
-    assert expiry["Status"] == "Enabled"
+    expiry, markers = s3.get_bucket_lifecycle_configuration(Bucket=stack.bucket)["Rules"]
+    assert (expiry["Expiration"]["Days"], expiry["Status"]) == (30, "Enabled")
+    assert expiry["NoncurrentVersionExpiration"]["NoncurrentDays"] == 1
+    assert markers["Expiration"]["ExpiredObjectDeleteMarker"] is True
 
 
 @pytest.mark.parametrize(

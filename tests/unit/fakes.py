@@ -1,5 +1,6 @@
 """Stand-ins for what lies outside the use cases. `tests/contract` holds them against the real adapters."""
 
+import hashlib
 import json
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
@@ -9,6 +10,7 @@ from typing import Any
 import jsonschema
 
 from cobalt_relay.adapters.jobs import ANNOUNCING
+from cobalt_relay.adapters.results import safe_part
 from cobalt_relay.errors import BusFault, CredentialsNotConfigured, RelayError, UnknownConnection
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
@@ -108,25 +110,25 @@ class FakeJobs(Faults):
         self.meet("look_up")
         return Known(self.events.get(event_id), self.jobs.get(job_execution_id or ""))
 
-    def end(self, completion: Completion) -> Landing:
+    def end(self, completion: Completion, now: datetime) -> Landing:
         self.meet("end")
         job = self.jobs.get(completion.job_execution_id)
         if completion.cobalt_event_id in self.events:
             return Landing.EVENT_KNOWN
         if not job or not job.is_open:
             return Landing.JOB_CHANGED
-        return self._end(job, completion)
+        return self._end(job, completion, now)
 
-    def create_ended(self, completion: Completion) -> Landing:
+    def create_ended(self, completion: Completion, now: datetime) -> Landing:
         self.meet("create_ended")
         if completion.cobalt_event_id in self.events:
             return Landing.EVENT_KNOWN
         if completion.job_execution_id in self.jobs:
             return Landing.JOB_CHANGED
         job = Job(job_execution_id=completion.job_execution_id, state=completion.state)
-        return self._end(job, completion)
+        return self._end(job, completion, now)
 
-    def _end(self, job: Job, completion: Completion) -> Landing:
+    def _end(self, job: Job, completion: Completion, now: datetime) -> Landing:
         self.jobs[job.job_execution_id] = job.model_copy(
             update={"state": completion.state, "completion": completion}
         )
@@ -135,19 +137,15 @@ class FakeJobs(Faults):
             received_at=completion.completed_at,
             job_execution_id=job.job_execution_id,
         )
-        self.announced_from[Announced("JOB", job.job_execution_id)] = completion.completed_at
+        self.announced_from[Announced("JOB", job.job_execution_id)] = now
         return Landing.LANDED
 
-    def record_event(
-        self, event_id: str, body_sha256: str, received_at: datetime, result: ResultLocation
-    ) -> Landing:
+    def record_event(self, event_id: str, record: EventRecord, now: datetime) -> Landing:
         self.meet("record_event")
         if event_id in self.events:
             return Landing.EVENT_KNOWN
-        self.events[event_id] = EventRecord(
-            body_sha256=body_sha256, received_at=received_at, notification="open", result=result
-        )
-        self.announced_from[Announced("EVENT", event_id)] = received_at
+        self.events[event_id] = record
+        self.announced_from[Announced("EVENT", event_id)] = now
         return Landing.LANDED
 
     def take_announcement(self, announced: Announced, now: datetime) -> bool:
@@ -177,28 +175,29 @@ class FakeJobs(Faults):
 
 
 class FakeResults(Faults):
-    """A versioned bucket: every version that was ever put, by key."""
+    """A bucket that overwrites nothing."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.objects: dict[str, list[bytes]] = {}
+        self.objects: dict[str, bytes] = {}
 
     def put_appointments(
         self, connection_id: str | None, day: date, job_execution_id: str, body: bytes
     ) -> ResultLocation:
-        connection = connection_id or "unclaimed"
-        return self._put(
-            f"appointments/connection={connection}/date={day}/{job_execution_id}.json", body
-        )
+        connection, name = connection_id or "unclaimed", safe_part(job_execution_id)
+        return self._put(f"appointments/connection={connection}/date={day}/{name}", body)
 
     def put_event(self, event_type: str, day: date, event_id: str, body: bytes) -> ResultLocation:
-        return self._put(f"webhooks/type={event_type}/date={day}/{event_id}.json", body)
+        kind, name = safe_part(event_type), safe_part(event_id)
+        return self._put(f"webhooks/type={kind}/date={day}/{name}", body)
 
-    def _put(self, key: str, body: bytes) -> ResultLocation:
+    def _put(self, stem: str, body: bytes) -> ResultLocation:
         self.meet("put")
-        versions = self.objects.setdefault(key, [])
-        versions.append(body)
-        return ResultLocation(bucket="results", key=key, version_id=f"v{len(versions)}")
+        key = f"{stem}.json"
+        if key in self.objects:
+            key = f"{stem}.{hashlib.sha256(body).hexdigest()[:16]}.json"
+        self.objects[key] = body
+        return ResultLocation(bucket="results", key=key, version_id="v1")
 
 
 class FakeBus(Faults):

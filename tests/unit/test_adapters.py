@@ -1,8 +1,10 @@
 """How adapters translate what AWS answers; `tests/contract` runs them against a real stack."""
 
 import json
+import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 import boto3
@@ -114,7 +116,15 @@ def test_refresh_is_rate_limited_and_age_ends_the_memory(stubbed: Stubbed) -> No
 
 
 @pytest.mark.parametrize(
-    "value", ["text", "[]", '{"client_id": "c"}', '{"client_id": "", "client_secret": "x"}']
+    "value",
+    [
+        "text",
+        "[]",
+        '{"client_id": "c"}',
+        '{"client_id": "", "client_secret": "x"}',
+        '{"client_id": "c", "client_secret": "s€"}',
+        '{"client_id": "c", "client_secret": "s\\n"}',
+    ],
 )
 @for_service("secretsmanager")
 def test_not_configured_when_the_secret_is_of_another_form(stubbed: Stubbed, value: str) -> None:
@@ -145,6 +155,23 @@ def test_fault_never_not_configured_when_the_service_fails(stubbed: Stubbed, cod
 
     with pytest.raises(SecretsFault):
         secrets_on(stubbed).webhook_keys()
+
+
+@for_service("secretsmanager")
+def test_old_value_outlives_a_failing_service_but_no_misfit(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    secrets = secrets_on(stubbed, ticks)
+    stubbed.answer("get_secret_value", secret(PAIR))
+    stubbed.fail("get_secret_value", "InternalServiceError")
+    stubbed.fail("get_secret_value", "InternalServiceError")
+    secrets.credentials()
+    ticks.seconds += CACHE_SECONDS + 1
+
+    kept = secrets.credentials()
+
+    assert kept.client_id == "client"
+    with pytest.raises(SecretsFault):
+        secrets.credentials(refresh=True)
 
 
 @for_service("secretsmanager")
@@ -240,6 +267,27 @@ def test_fault_when_the_call_fails(stubbed: Stubbed) -> None:
 
 
 @for_service("s3")
+def test_bytes_go_beside_it_when_a_key_is_taken(stubbed: Stubbed) -> None:
+    stubbed.fail("put_object", "PreconditionFailed")
+    stubbed.answer("put_object", {"VersionId": "v9"})
+
+    location = Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "e", b"{}")
+
+    assert location.key == "webhooks/type=t/date=2025-01-02/e.44136fa355b3678a.json"
+    assert location.version_id == "v9"
+
+
+@for_service("s3")
+def test_bytes_are_in_place_when_both_keys_are_taken(stubbed: Stubbed) -> None:
+    stubbed.fail("put_object", "PreconditionFailed")
+    stubbed.fail("put_object", "ConditionalRequestConflict")
+
+    location = Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "e", b"{}")
+
+    assert location.key == "webhooks/type=t/date=2025-01-02/e.44136fa355b3678a.json"
+
+
+@for_service("s3")
 def test_fault_when_s3_fails(stubbed: Stubbed) -> None:
     stubbed.fail("put_object", "SlowDown")
 
@@ -299,10 +347,74 @@ def test_failed_parts_are_told_when_a_condition_does_not_hold(stubbed: Stubbed) 
 
 @for_service("dynamodb")
 def test_table_fault_when_a_write_fails(stubbed: Stubbed) -> None:
+    stubbed.fail("transact_write_items", "ProvisionedThroughputExceededException")
     stubbed.fail("put_item", "ProvisionedThroughputExceededException")
+    table = Table(stubbed.client, "table")
 
     with pytest.raises(TableFault):
-        Table(stubbed.client, "table").write(Put(Key("A", "1"), {}))
+        table.write(Put(Key("A", "1"), {}))
+    with pytest.raises(TableFault):
+        table.put(Key("A", "1"), {})
+
+
+@for_service("dynamodb")
+def test_reads_are_consistent(stubbed: Stubbed) -> None:
+    keys = [{"pk": {"S": "A#1"}, "sk": {"S": "A"}}]
+    stubbed.answer(
+        "batch_get_item",
+        {"Responses": {"table": []}},
+        {"RequestItems": {"table": {"Keys": keys, "ConsistentRead": True}}},
+    )
+
+    assert Table(stubbed.client, "table").get(Key("A", "1")) == [None]
+
+
+class Service:
+    """A service on loopback that takes everything; the first `lost` answers never come."""
+
+    def __init__(self, lost: int = 0) -> None:
+        self.requests: list[tuple[dict[str, str], bytes]] = []
+        self._released = threading.Event()
+        service = self
+
+        class Handler(BaseHTTPRequestHandler):
+            def do_POST(self) -> None:
+                body = self.rfile.read(int(self.headers["Content-Length"]))
+                service.requests.append((dict(self.headers), body))
+                if len(service.requests) <= lost:
+                    service._released.wait(10)
+                    return
+                answer = b"{}" if self.command == "POST" else b""
+                self.send_response(200)
+                self.send_header("Content-Length", str(len(answer)))
+                self.end_headers()
+                self.wfile.write(answer)
+
+            do_PUT = do_POST  # noqa: N815 - the server's name
+
+            def log_message(self, *_arguments: object) -> None:
+                return
+
+        self._server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        threading.Thread(target=self._server.serve_forever, daemon=True).start()
+        self.url = f"http://127.0.0.1:{self._server.server_port}"
+
+    def close(self) -> None:
+        self._released.set()
+        self._server.shutdown()
+        self._server.server_close()
+
+
+def test_repetition_by_the_sdk_is_recognised_when_an_answer_got_lost() -> None:
+    service = Service(lost=1)
+    client = boto3.client("dynamodb", endpoint_url=service.url, config=aws.PROMPT)
+
+    Table(client, "table").write(Put(Key("A", "1"), {}))
+
+    service.close()
+    tokens = [json.loads(body)["ClientRequestToken"] for _, body in service.requests]
+    assert len(tokens) == 2
+    assert tokens[0] == tokens[1]
 
 
 @for_service("dynamodb")
@@ -322,7 +434,7 @@ def test_table_fault_when_nobody_answers() -> None:
     client = boto3.client(
         "dynamodb",
         endpoint_url="http://127.0.0.1:1",
-        config=aws.CONFIG,
+        config=aws.PROMPT,
     )
 
     with pytest.raises(TableFault):
@@ -384,10 +496,34 @@ def test_missing_token_and_failing_service_are_told_apart(
 # ------------------------------------------------------------------------------------------- clients
 
 
-@pytest.mark.parametrize("make", [aws.dynamodb, aws.s3, aws.events, aws.secretsmanager, aws.ssm])
-def test_client_gives_up_before_cobalt_does(make: Any) -> None:
+MAKERS: list[Any] = [aws.dynamodb, aws.s3, aws.events, aws.secretsmanager]
+
+
+@pytest.mark.parametrize("make", MAKERS)
+def test_prompt_client_gives_up_before_cobalt_does(make: Any) -> None:
+    config = make(aws.PROMPT).meta.config
+
+    attempts = config.retries["total_max_attempts"]
+    assert attempts * config.read_timeout + (attempts - 1) * 1.0 + 0.6 < 4.5
+    assert attempts * config.connect_timeout + (attempts - 1) * 1.0 < 4.5
+
+
+@pytest.mark.parametrize("make", [*MAKERS, aws.ssm])
+def test_patient_client_leaves_time_for_the_answer(make: Any) -> None:
     config = make().meta.config
 
-    seconds = config.retries["total_max_attempts"] * config.read_timeout
-    assert seconds < 5
-    assert config.connect_timeout <= 1
+    assert config.retries["total_max_attempts"] * config.read_timeout < 7
+
+
+def test_body_is_sent_without_asking_first_when_an_object_is_put(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    service = Service()
+    monkeypatch.setenv("AWS_ENDPOINT_URL_S3", service.url)
+
+    Results(aws.s3(), "results").put_event("t", date(2025, 1, 2), "evt_1", b"{}")
+
+    service.close()
+    [(headers, _)] = service.requests
+    assert "Expect" not in headers
+    assert headers["If-None-Match"] == "*"

@@ -2,13 +2,18 @@
 
 import json
 import socket
+import ssl
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
-import requests
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from cobalt_relay.adapters.cobalt import MAX_ANSWER_BYTES, Cobalt
 from cobalt_relay.errors import (
@@ -124,6 +129,8 @@ def test_documented_request_is_sent_when_a_fetch_starts(upstream: Upstream) -> N
         ({"success": True, "job_execution_id": "job_1", "message": "x"}, "job_1"),
         ({"success": True, "job_id": "job_2"}, "job_2"),
         ({"job_id": 4711}, "4711"),
+        ({"job_execution_id": None, "job_id": "job_3"}, "job_3"),
+        ({"job_execution_id": "", "job_id": "job_3"}, "job_3"),
         ({"job_execution_id": 12345678901234567890}, "12345678901234567890"),
     ],
 )
@@ -143,6 +150,7 @@ def test_job_id_is_read_when_any_edition_accepts(
         {"success": True, "job_id": ""},
         {"success": True, "job_id": "x" * 257},
         {"success": False, "job_id": "job_1"},
+        {"job_id": True, "job_execution_id": 1.5},
         [],
         "<html>OK</html>",
         "",
@@ -210,6 +218,8 @@ def test_words_are_cut_when_they_are_endless(upstream: Upstream) -> None:
         ("-1", None),
         ("soon", None),
         ("99999999", None),
+        ("Mon, 01 Jan 99999999999999999999 00:00:00 GMT", None),
+        ("Wed, 21 Oct 2015 07:28:00 GMT; <x>", None),
     ],
 )
 def test_retry_after_is_passed_on_when_it_is_one(
@@ -243,11 +253,20 @@ def test_nothing_was_started_when_cobalt_does_not_take_it(
     assert len(upstream.requests) == 1
 
 
-def _drip(connection: socket.socket) -> None:
-    connection.sendall(b"HTTP/1.1 202 X\r\nContent-Length: 1000\r\n\r\n")
-    for _ in range(100):
-        connection.sendall(b" ")
-        threading.Event().wait(0.02)
+def _drips(part: str) -> Behave:
+    """Give a whole acceptance, but its head or its body so slowly that patience ends first."""
+    accepted = b'{"job_execution_id": "job_1"}'
+    head = b"HTTP/1.1 202 X\r\nContent-Length: %d\r\n\r\n" % len(accepted)
+
+    def drip(connection: socket.socket) -> None:
+        slow, rest = (head, accepted) if part == "head" else (accepted, b"")
+        connection.sendall(b"" if part == "head" else head)
+        for byte in slow:
+            connection.sendall(bytes([byte]))
+            threading.Event().wait(1.5 / len(slow))
+        connection.sendall(rest)
+
+    return drip
 
 
 def _cut(connection: socket.socket) -> None:
@@ -258,11 +277,12 @@ def _cut(connection: socket.socket) -> None:
     "behave",
     [
         lambda connection: connection.close(),
-        _drip,
+        _drips("head"),
+        _drips("body"),
         _cut,
         lambda connection: connection.sendall(b"not HTTP at all\r\n\r\n"),
     ],
-    ids=["hangs up", "drips", "breaks off", "no HTTP"],
+    ids=["hangs up", "drips its head", "drips its body", "breaks off", "no HTTP"],
 )
 def test_unanswered_and_sent_once_when_no_answer_comes(upstream: Upstream, behave: Behave) -> None:
     with pytest.raises(UpstreamUnanswered) as fault:
@@ -294,15 +314,74 @@ def test_unreachable_when_the_host_name_is_unknown() -> None:
         Cobalt("http://cobalt.invalid").fetch_appointments(CREDENTIALS, "t", WEEK)
 
 
-def test_unreachable_when_tls_fails(upstream: Upstream) -> None:
+def test_unreachable_when_the_certificate_is_not_to_be_trusted(
+    upstream: Upstream, tmp_path: Path
+) -> None:
     upstream.reads = False
-    upstream.behave = answers(400, "this server speaks plain HTTP")
+    upstream.behave = lambda connection: (
+        self_signed(tmp_path).wrap_socket(connection, server_side=True).close()
+    )
     cobalt = Cobalt(upstream.url.replace("http:", "https:"), connect_seconds=0.5)
 
     with pytest.raises(UpstreamUnreachable) as fault:
         cobalt.fetch_appointments(CREDENTIALS, "t", WEEK)
 
-    assert isinstance(fault.value.__cause__, requests.exceptions.SSLError)
+    assert not fault.value.may_have_started
+
+
+def test_outcome_is_open_when_tls_fails_at_an_unknown_point(upstream: Upstream) -> None:
+    upstream.reads = False
+    upstream.behave = answers(400, "this server speaks plain HTTP")
+    cobalt = Cobalt(upstream.url.replace("http:", "https:"), connect_seconds=0.5)
+
+    with pytest.raises(UpstreamUnanswered) as fault:
+        cobalt.fetch_appointments(CREDENTIALS, "t", WEEK)
+
+    assert fault.value.may_have_started
+
+
+def self_signed(folder: Path) -> ssl.SSLContext:
+    """A server's TLS with a certificate that nobody vouches for."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "127.0.0.1")])
+    start = datetime(2025, 1, 1, tzinfo=UTC)
+    certificate = (
+        x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+        .not_valid_before(start)
+        .not_valid_after(start + timedelta(days=36500))
+        .sign(key, hashes.SHA256())
+    )
+    pem, unencrypted = serialization.Encoding.PEM, serialization.NoEncryption()
+    form = serialization.PrivateFormat.PKCS8
+    (folder / "key.pem").write_bytes(key.private_bytes(pem, form, unencrypted))
+    (folder / "certificate.pem").write_bytes(certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(folder / "certificate.pem", folder / "key.pem")
+    return context
+
+
+def test_nothing_of_one_clinic_reaches_the_next(upstream: Upstream) -> None:
+    cobalt = Cobalt(upstream.url)
+    upstream.behave = answers(202, {"job_id": "job_1"}, "Set-Cookie: session=clinic-a; Path=/")
+
+    for token in ("token-a", "token-b"):
+        cobalt.fetch_appointments(CREDENTIALS, token, WEEK)
+
+    heads = [request.split(b"\r\n\r\n")[0].lower() for request in upstream.requests]
+    assert b"cookie" not in heads[1]
+    assert all(b"connection: close" in head for head in heads)
+
+
+def test_proxy_of_the_environment_sees_nothing(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+
+    job = fetch(upstream, answers(202, {"job_id": "job_1"}))
+
+    assert job == "job_1"
 
 
 def test_unreachable_when_connecting_takes_too_long() -> None:

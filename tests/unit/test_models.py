@@ -245,22 +245,26 @@ def test_window_has_its_days_when_counted_with_both_ends() -> None:
 
 
 @pytest.mark.parametrize(
-    ("names", "value", "expected"),
+    ("fields", "job", "reference"),
     [
-        (("job_id", "access_token_reference_id"), "job_1", "job_1"),
-        (("job_execution_id", "user_id"), 4711, "4711"),
-        (("job_execution_id", "user_id"), 12345678901234567890, "12345678901234567890"),
+        ({"job_id": "job_1", "access_token_reference_id": "user_1"}, "job_1", "user_1"),
+        ({"job_execution_id": 4711, "user_id": 7}, "4711", "7"),
+        ({"job_id": 12345678901234567890}, "12345678901234567890", None),
+        ({"job_execution_id": None, "job_id": "job_1"}, "job_1", None),
+        ({"job_execution_id": "", "job_id": "job_1"}, "job_1", None),
+        ({"access_token_reference_id": None, "user_id": "user_2"}, None, "user_2"),
+        ({"job_id": True, "user_id": 1.5}, None, None),
+        ({"job_id": "x" * 257, "user_id": {"id": 1}}, None, None),
+        ({"job_id": "a\nb", "user_id": "\ud800"}, None, None),
     ],
 )
-def test_ids_are_read_when_an_edition_names_them_so(
-    names: tuple[str, str], value: object, expected: str
+def test_first_usable_id_is_taken_whatever_an_edition_calls_it(
+    fields: dict[str, Any], job: str | None, reference: str | None
 ) -> None:
-    document = {"id": 7, "type": "t", names[0]: value, names[1]: value, "more": {"x": 1}}
+    event = CobaltEvent.read({"id": 7, "type": "t", "more": {"x": 1}, **fields})
 
-    event = CobaltEvent.model_validate(document)
-
-    assert (event.id, event.job_execution_id) == ("7", expected)
-    assert event.access_token_reference_id == expected
+    assert event.id == "7"
+    assert (event.job_execution_id, event.access_token_reference_id) == (job, reference)
 
 
 @pytest.mark.parametrize(
@@ -282,7 +286,12 @@ def test_ids_are_read_when_an_edition_names_them_so(
             None,
             "emr_busy",
         ),
+        ({"success": False, "error": "Garcia_Maria"}, False, 0, None, "fetch_failed"),
         ({"success": False, "reasons": ["x"]}, False, 0, None, "fetch_failed"),
+        ({"success": None, "appointments": [{}]}, True, 1, None, None),
+        ({"success": "true", "appointments": [{}]}, True, 1, None, None),
+        ({"success": [], "appointments": [{}]}, False, 0, None, "fetch_failed"),
+        ({"success": True, "appointment_count": 10**45, "appointments": []}, True, 0, None, None),
         ({"success": "no"}, False, 0, None, "fetch_failed"),
         ("text", False, 0, None, "fetch_failed"),
         (None, False, 0, None, "fetch_failed"),

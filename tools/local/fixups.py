@@ -128,6 +128,8 @@ def lifecycle_rule(rule: Properties, stack: DeployedStack) -> Properties:
     }
     if "ExpirationInDays" in rule:
         turned["Expiration"] = {"Days": int(stack.value(rule["ExpirationInDays"]))}
+    if rule.get("ExpiredObjectDeleteMarker"):
+        turned["Expiration"] = {"ExpiredObjectDeleteMarker": True}
     if "NoncurrentVersionExpiration" in rule:
         days = stack.value(rule["NoncurrentVersionExpiration"]["NoncurrentDays"])
         turned["NoncurrentVersionExpiration"] = {"NoncurrentDays": int(days)}

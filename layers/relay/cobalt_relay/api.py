@@ -74,7 +74,7 @@ def resolver() -> APIGatewayRestResolver:
 
     Behind a domain of its own, API Gateway hands the base path on with the path: `v1` is cut off.
     """
-    app = APIGatewayRestResolver(strip_prefixes=["/v1"])
+    app = APIGatewayRestResolver(strip_prefixes=["/v1"], debug=False)
 
     def answer_relay_error(error: RelayError) -> Response[str]:
         return _refusal(app.current_event, error)

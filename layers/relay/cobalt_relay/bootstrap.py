@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING
 from cobalt_relay.settings import Settings
 
 if TYPE_CHECKING:
+    from cobalt_relay.adapters.aws import Patience
     from cobalt_relay.adapters.bus import Bus
     from cobalt_relay.adapters.connections import Connections
     from cobalt_relay.adapters.jobs import Jobs
@@ -28,11 +29,12 @@ def settings() -> Settings:
 @cache
 def fetch_appointments() -> "FetchAppointments":
     """Give the use case behind `POST /v1/appointments/fetch`, and behind each scheduled fetch."""
+    from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.services.fetch_appointments import FetchAppointments
 
     cobalt = Cobalt(settings().cobalt_base_url)
-    return FetchAppointments(cobalt, _jobs(), _connections(), _secrets())
+    return FetchAppointments(cobalt, _jobs(aws.PATIENT), _connections(), _secrets(aws.PATIENT))
 
 
 @cache
@@ -42,31 +44,31 @@ def receive_webhook() -> "ReceiveWebhook":
     from cobalt_relay.adapters.results import Results
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
 
-    results = Results(aws.s3(), settings().bucket_name)
-    return ReceiveWebhook(_jobs(), results, _bus(), _secrets())
+    results = Results(aws.s3(aws.PROMPT), settings().bucket_name)
+    return ReceiveWebhook(_jobs(aws.PROMPT), results, _bus(aws.PROMPT), _secrets(aws.PROMPT))
 
 
 @cache
 def plan_fetches() -> "PlanFetches":
     """Give the use case that schedules invoke."""
+    from cobalt_relay.adapters import aws
     from cobalt_relay.services.plan_fetches import PlanFetches
 
-    return PlanFetches(fetch_appointments(), _connections(), _bus())
+    return PlanFetches(fetch_appointments(), _connections(), _bus(aws.PATIENT))
 
 
 @cache
-def _table() -> "Table":
+def _table(patience: "Patience") -> "Table":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.table import Table
 
-    return Table(aws.dynamodb(), settings().table_name)
+    return Table(aws.dynamodb(patience), settings().table_name)
 
 
-@cache
-def _jobs() -> "Jobs":
+def _jobs(patience: "Patience") -> "Jobs":
     from cobalt_relay.adapters.jobs import Jobs
 
-    return Jobs(_table(), settings().retention, settings().job_deadline)
+    return Jobs(_table(patience), settings().retention, settings().job_deadline)
 
 
 @cache
@@ -74,22 +76,22 @@ def _connections() -> "Connections":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.connections import Connections
 
-    return Connections(_table(), aws.ssm(), settings().token_path)
+    return Connections(_table(aws.PATIENT), aws.ssm(), settings().token_path)
 
 
-@cache
-def _bus() -> "Bus":
+def _bus(patience: "Patience") -> "Bus":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.bus import Bus
 
-    return Bus(aws.events(), settings().event_bus_name)
+    return Bus(aws.events(patience), settings().event_bus_name)
 
 
-@cache
-def _secrets() -> "Secrets":
+def _secrets(patience: "Patience") -> "Secrets":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.secrets import Secrets
 
     return Secrets(
-        aws.secretsmanager(), settings().credentials_secret_arn, settings().webhook_secret_arn
+        aws.secretsmanager(patience),
+        settings().credentials_secret_arn,
+        settings().webhook_secret_arn,
     )

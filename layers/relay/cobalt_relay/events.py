@@ -113,7 +113,10 @@ class CobaltEventReceived(RelayEvent):
 
 
 def job_ended(job: Job, completion: Completion) -> AppointmentsFetched | AppointmentFetchFailed:
-    """Announce how a job ended: the same words each time, for they come from what is kept alone."""
+    """Announce how a job ended.
+
+    Made from what is kept, so a repeat says the same, unless a fetch claimed the job meanwhile.
+    """
     common = {
         "job_execution_id": job.job_execution_id,
         "connection_id": job.connection_id,

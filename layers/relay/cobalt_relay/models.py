@@ -9,13 +9,10 @@ from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
 from pydantic import (
-    AliasChoices,
     BaseModel,
-    BeforeValidator,
     ConfigDict,
     Field,
     PlainSerializer,
-    StringConstraints,
 )
 
 from cobalt_relay.errors import (
@@ -47,6 +44,7 @@ def iso(moment: datetime) -> str:
 Instant = Annotated[datetime, PlainSerializer(iso, return_type=str, when_used="json")]
 """An aware moment; in JSON and in rows `2025-01-15T10:00:00.000Z`."""
 
+_HEADER_TEXT = r"^[\x21-\x7e]+$"
 _ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
@@ -207,40 +205,51 @@ def _is_id(value: object) -> bool:
 # -------------------------------------------------------------------------------- what Cobalt sends
 
 
-def _id_text(value: object) -> object:
-    """Ids may be JSON strings or numbers (docs: Webhooks)."""
-    return str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+MAX_ID_LENGTH = 256
+"""Characters of an id or a type; longer ones than any documented are none."""
 
 
-CobaltId = Annotated[
-    str, BeforeValidator(_id_text), StringConstraints(min_length=1, max_length=256)
-]
-"""An id as Cobalt gives it, as text. Longer ones than any documented are no ids."""
+def _first_id(fields: Mapping[str, Any], *names: str) -> str | None:
+    """Give the first usable id among fields that mean the same in different editions.
 
-
-class FetchAccepted(_FromCobalt):
-    """Cobalt's 202, in either edition."""
-
-    job_execution_id: CobaltId = Field(
-        validation_alias=AliasChoices("job_execution_id", "job_id"),
-    )
-
-
-class CobaltEvent(_FromCobalt):
-    """A webhook's body, in any edition.
-
-    What the relay needs of it. The bytes themselves go to S3.
+    Ids may be JSON strings or numbers (docs: Webhooks). What cannot be one is as good as absent.
     """
+    for name in names:
+        value = fields.get(name)
+        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
+        if isinstance(text, str) and text.isprintable() and 1 <= len(text) <= MAX_ID_LENGTH:
+            return text
+    return None
 
-    id: CobaltId
-    type: str = Field(min_length=1, max_length=256)
-    access_token_reference_id: CobaltId | None = Field(
-        default=None, validation_alias=AliasChoices("access_token_reference_id", "user_id")
-    )
-    job_execution_id: CobaltId | None = Field(
-        default=None, validation_alias=AliasChoices("job_execution_id", "job_id")
-    )
-    data: Any = Field(default=None, repr=False)
+
+def job_id_of(answer: Mapping[str, Any]) -> str | None:
+    """Give the job of Cobalt's 202 or webhook, in either edition."""
+    return _first_id(answer, "job_execution_id", "job_id")
+
+
+class CobaltEvent(_Frozen):
+    """A webhook's body, in any edition: what the relay needs of it. The bytes go to S3."""
+
+    id: str
+    type: str
+    access_token_reference_id: str | None
+    job_execution_id: str | None
+    data: Any = Field(repr=False)
+
+    @classmethod
+    def read(cls, document: object) -> Self:
+        """Read a body leniently: `ValueError` only where `id` or `type` is not there."""
+        fields: Mapping[str, Any] = document if isinstance(document, dict) else {}
+        event_id, event_type = _first_id(fields, "id"), _first_id(fields, "type")
+        if event_id is None or event_type is None or event_type != fields["type"]:
+            raise ValueError
+        return cls(
+            id=event_id,
+            type=event_type,
+            access_token_reference_id=_first_id(fields, "access_token_reference_id", "user_id"),
+            job_execution_id=job_id_of(fields),
+            data=fields.get("data"),
+        )
 
     @property
     def is_live_fetch_result(self) -> bool:
@@ -261,12 +270,12 @@ class FetchResult(_Frozen):
     def from_data(cls, data: object) -> Self:
         """Read `data` leniently.
 
-        `success` absent means success, for the type is "completed"; the appointments are counted,
-        whatever `appointment_count` says.
+        `success` absent or null means success, for the type is "completed"; the appointments are
+        counted, whatever `appointment_count` says.
         """
         fields: Mapping[str, Any] = data if isinstance(data, dict) else {"success": False}
         appointments = fields.get("appointments") or []
-        succeeded = fields.get("success", True) is True and isinstance(appointments, list)
+        succeeded = fields.get("success") in _SUCCESS and isinstance(appointments, list)
         return cls(
             succeeded=succeeded,
             appointment_count=len(appointments) if succeeded else 0,
@@ -276,11 +285,16 @@ class FetchResult(_Frozen):
         )
 
 
-_CODE = re.compile(r"[A-Za-z][A-Za-z_]{0,63}", re.ASCII)
+_SUCCESS = (None, True, "true")
+_CODE = re.compile(r"[a-z]+(_[a-z]+)*|[A-Z]+(_[A-Z]+)*", re.ASCII)
+_MAX_CODE_LENGTH = 64
+_MAX_COUNT = 10**9
 
 
 def _count(value: object) -> int | None:
-    return value if isinstance(value, int) and not isinstance(value, bool) and value >= 0 else None
+    if not isinstance(value, int) or isinstance(value, bool):
+        return None
+    return value if 0 <= value < _MAX_COUNT else None
 
 
 def _lenient_window(fields: Mapping[str, Any]) -> Window | None:
@@ -291,7 +305,10 @@ def _lenient_window(fields: Mapping[str, Any]) -> Window | None:
 
 
 def _error_code(fields: Mapping[str, Any]) -> str:
-    """Find the code of a failure. Letters and underscores only: a number could be a patient's."""
+    """Find the code of a failure.
+
+    In the form of a code, without digits: anything else could be a patient's name or number.
+    """
     reasons = fields.get("reasons")
     first = reasons[0] if isinstance(reasons, list) and reasons else None
     candidates = (
@@ -301,7 +318,7 @@ def _error_code(fields: Mapping[str, Any]) -> str:
         first.get("code") if isinstance(first, dict) else None,
     )
     codes = [c for c in candidates if isinstance(c, str) and _CODE.fullmatch(c)]
-    return codes[0].lower() if codes else "fetch_failed"
+    return codes[0].lower()[:_MAX_CODE_LENGTH] if codes else "fetch_failed"
 
 
 # ------------------------------------------------------------------------------------- what is kept
@@ -310,8 +327,8 @@ def _error_code(fields: Mapping[str, Any]) -> str:
 class ClientCredentials(_FromCobalt):
     """The pair that Cobalt gave this relay's operator, and that callers of the relay send too."""
 
-    client_id: str = Field(min_length=1)
-    client_secret: str = Field(min_length=1, repr=False)
+    client_id: str = Field(pattern=_HEADER_TEXT)
+    client_secret: str = Field(pattern=_HEADER_TEXT, repr=False)
 
 
 def connection_id_of(access_token: str) -> str:

@@ -4,17 +4,26 @@ Never an event, a body, a header, a dump of a model, or the text of an exception
 quote a patient.
 """
 
+import json
+import logging
 import traceback
 from collections.abc import Callable
-from functools import wraps
+from functools import partial, wraps
 from typing import Any
 
 from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-logger = Logger(service="cobalt-relay", utc=True)
+# Escaped to ASCII, so that no separator of another alphabet breaks a line in two.
+_serialize = partial(json.dumps, separators=(",", ":"), default=str)
+logger = Logger(service="cobalt-relay", utc=True, json_serializer=_serialize)
 metrics = Metrics(namespace="CobaltRelay", service="cobalt-relay")
+
+# Lambda sets the level of the root logger. At DEBUG these would log requests and answers whole,
+# secrets and tokens among them.
+for _talkative in ("boto3", "botocore", "requests", "urllib3"):
+    logging.getLogger(_talkative).setLevel(logging.WARNING)
 
 type Handler = Callable[[dict[str, Any], LambdaContext], Any]
 
@@ -34,7 +43,8 @@ def failure(error: BaseException) -> dict[str, str]:
 def observed(handler: Handler) -> Handler:
     """Give every log line the ids of the invocation, and send its metrics when it ends."""
 
-    @logger.inject_lambda_context(clear_state=True)
+    # Never the event, whatever the environment says: it holds credentials.
+    @logger.inject_lambda_context(clear_state=True, log_event=False)
     @wraps(handler)
     def invoke(event: dict[str, Any], context: LambdaContext) -> Any:  # noqa: ANN401 - Lambda's
         try:

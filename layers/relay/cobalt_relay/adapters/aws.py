@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import boto3
 from botocore.config import Config
 from botocore.exceptions import BotoCoreError, ClientError
+from botocore.handlers import add_expect_header
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -16,13 +17,21 @@ if TYPE_CHECKING:
 AWS_FAULTS = (BotoCoreError, ClientError)
 """What any call of a client may raise."""
 
-CONFIG = Config(
+Patience = Config
+
+PATIENT = Config(
     connect_timeout=1,
-    read_timeout=2,
+    read_timeout=3,
     retries={"mode": "standard", "total_max_attempts": 2},
 )
-"""Seconds. Two attempts at 2 s each leave a webhook that meets a dead service time to say 503
-before Cobalt hangs up after 5 s; botocore's own defaults would wait for minutes."""
+"""Seconds. For a caller who waits up to the 29 s of API Gateway; botocore's own are minutes."""
+PROMPT = Config(
+    connect_timeout=0.5,
+    read_timeout=1.25,
+    retries={"mode": "standard", "total_max_attempts": 2},
+)
+"""Seconds. For a webhook: a service that does not answer costs 2 x 1.25 and up to 1 in between, so
+there is time to say 503 before Cobalt hangs up after 5 and the delivery is lost."""
 
 
 def error_code(error: Exception) -> str:
@@ -30,26 +39,32 @@ def error_code(error: Exception) -> str:
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""
 
 
-def dynamodb() -> "DynamoDBClient":
+def dynamodb(config: Config = PATIENT) -> "DynamoDBClient":
     """Give a client for DynamoDB."""
-    return boto3.client("dynamodb", config=CONFIG)
+    return boto3.client("dynamodb", config=config)
 
 
-def s3() -> "S3Client":
-    """Give a client for S3."""
-    return boto3.client("s3", config=CONFIG)
+def s3(config: Config = PATIENT) -> "S3Client":
+    """Give a client for S3.
+
+    It sends a body without asking first (`Expect: 100-continue`): asking costs another second where
+    S3 does not answer.
+    """
+    client = boto3.client("s3", config=config)
+    client.meta.events.unregister("before-call.s3", add_expect_header)
+    return client
 
 
-def events() -> "EventBridgeClient":
+def events(config: Config = PATIENT) -> "EventBridgeClient":
     """Give a client for EventBridge."""
-    return boto3.client("events", config=CONFIG)
+    return boto3.client("events", config=config)
 
 
-def secretsmanager() -> "SecretsManagerClient":
+def secretsmanager(config: Config = PATIENT) -> "SecretsManagerClient":
     """Give a client for Secrets Manager."""
-    return boto3.client("secretsmanager", config=CONFIG)
+    return boto3.client("secretsmanager", config=config)
 
 
-def ssm() -> "SSMClient":
+def ssm(config: Config = PATIENT) -> "SSMClient":
     """Give a client for SSM Parameter Store."""
-    return boto3.client("ssm", config=CONFIG)
+    return boto3.client("ssm", config=config)

@@ -5,15 +5,17 @@ What it may answer beyond that becomes an error with a name.
 
 import json
 import re
-import time
+import ssl
 from collections.abc import Callable
-from email.utils import parsedate_to_datetime
+from concurrent.futures import Future
+from functools import partial
+from http.cookiejar import DefaultCookiePolicy
+from threading import Thread
 from typing import Any
 
 import requests
-from pydantic import ValidationError
 from requests.adapters import HTTPAdapter
-from urllib3.exceptions import MaxRetryError
+from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
 from cobalt_relay.errors import (
     AccessForbidden,
@@ -28,12 +30,12 @@ from cobalt_relay.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from cobalt_relay.models import ClientCredentials, FetchAccepted, FetchRequest
+from cobalt_relay.models import ClientCredentials, FetchRequest, job_id_of
 
 CONNECT_SECONDS = 3.05
-ANSWER_SECONDS = 20.0
-"""Patience for the whole answer, from the moment the request is sent. With `CONNECT_SECONDS` it
-stays below the 28 s of the function and the 29 s of API Gateway, with room for what follows."""
+ANSWER_SECONDS = 18.0
+"""Patience with Cobalt, whole: 21 s for connection and answer together. That leaves room below the
+28 s of the function and the 29 s of API Gateway for what comes before and after."""
 MAX_ANSWER_BYTES = 65_536
 MAX_MESSAGE_LENGTH = 500
 
@@ -44,7 +46,9 @@ _REFUSALS: dict[int, type[UpstreamRefusal]] = {
     429: RateLimited,
 }
 _ERROR = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_DELAY_SECONDS = re.compile(r"\d{1,6}", re.ASCII)
+_RETRY_AFTER = re.compile(
+    r"\d{1,6}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII
+)
 
 
 class Cobalt:
@@ -56,15 +60,15 @@ class Cobalt:
         *,
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
-        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._base_url = base_url
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
-        self._clock = clock
         self._session = requests.Session()
         # Not from the environment: a proxy or a .netrc must not see a clinic's token by accident.
         self._session.trust_env = False
+        # One session serves every clinic: nothing that one of them is given may reach another.
+        self._session.cookies.set_policy(DefaultCookiePolicy(allowed_domains=[]))
         for scheme in ("https://", "http://"):
             self._session.mount(scheme, HTTPAdapter(max_retries=0))
 
@@ -85,15 +89,38 @@ class Cobalt:
             # that goes into a dead one has an unknown outcome. A handshake is cheaper.
             "Connection": "close",
         }
-        response, body = self._post("/v1/appointments/fetch", headers, request.to_cobalt())
+        status, retry_after, body = self._in_time(
+            partial(self._post, "/v1/appointments/fetch", headers, request.to_cobalt())
+        )
         answer = _json_object(body)
-        if 200 <= response.status_code < 300:
+        if 200 <= status < 300:
             return _job_id(answer)
-        raise _failure(response, answer)
+        raise _failure(status, _retry_after(retry_after), answer)
+
+    def _in_time[T](self, call: Callable[[], T]) -> T:
+        """Wait for a call as long as patience lasts.
+
+        The timeouts of a socket begin anew with each byte, so a server that drips could hold us for
+        hours; here the whole call has one. The thread of a call that is given up ends by itself.
+        """
+        outcome: Future[T] = Future()
+
+        def run() -> None:
+            try:
+                outcome.set_result(call())
+            except BaseException as error:  # noqa: BLE001 - it is raised again below
+                outcome.set_exception(error)
+
+        Thread(target=run, daemon=True).start()
+        try:
+            return outcome.result(self._connect_seconds + self._answer_seconds)
+        except TimeoutError:
+            raise UpstreamUnanswered from None
 
     def _post(
         self, path: str, headers: dict[str, str], body: dict[str, Any]
-    ) -> tuple[requests.Response, bytes]:
+    ) -> tuple[int, str | None, bytes]:
+        """Send a request once; give its status, its `Retry-After` and its body."""
         try:
             with self._session.post(
                 self._base_url + path,
@@ -103,28 +130,31 @@ class Cobalt:
                 allow_redirects=False,  # the headers are for Cobalt alone
                 stream=True,
             ) as response:
-                return response, self._read(response)
-        except requests.ConnectTimeout as error:
-            raise UpstreamUnreachable from error
-        except requests.ConnectionError as error:
-            # urllib3 wraps what went wrong before the request was sent (refused, DNS, TLS) in
-            # MaxRetryError, and what came after it in ProtocolError.
-            before_sending = error.args and isinstance(error.args[0], MaxRetryError)
-            raise (UpstreamUnreachable if before_sending else UpstreamUnanswered) from error
+                return response.status_code, response.headers.get("Retry-After"), _read(response)
         except requests.RequestException as error:
-            raise UpstreamUnanswered from error
+            raise (UpstreamUnreachable if _was_not_sent(error) else UpstreamUnanswered) from error
 
-    def _read(self, response: requests.Response) -> bytes:
-        """Read the answer within its patience and its size; a slow drip is no answer."""
-        ends_at = self._clock() + self._answer_seconds - response.elapsed.total_seconds()
-        body = b""
-        for chunk in response.iter_content(4096):
-            body += chunk
-            if self._clock() > ends_at:
-                raise UpstreamUnanswered
-            if len(body) > MAX_ANSWER_BYTES:
-                raise UpstreamMalformed
-        return body
+
+def _was_not_sent(error: requests.RequestException) -> bool:
+    """Whether nothing of the request can have reached Cobalt.
+
+    A TLS fault counts only where the certificate was refused: another may come when all is sent.
+    """
+    cause = error.args[0] if error.args else None
+    reason = cause.reason if isinstance(cause, MaxRetryError) else None
+    if isinstance(reason, SSLError):
+        return bool(reason.args) and isinstance(reason.args[0], ssl.SSLCertVerificationError)
+    return isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+def _read(response: requests.Response) -> bytes:
+    """Read an answer of a bounded size."""
+    body = b""
+    for chunk in response.iter_content(4096):
+        body += chunk
+        if len(body) > MAX_ANSWER_BYTES:
+            raise UpstreamMalformed
+    return body
 
 
 def _json_object(body: bytes) -> dict[str, Any]:
@@ -136,19 +166,16 @@ def _json_object(body: bytes) -> dict[str, Any]:
 
 
 def _job_id(answer: dict[str, Any]) -> str:
-    if answer.get("success") is False:
+    job_execution_id = job_id_of(answer)
+    if job_execution_id is None or answer.get("success") is False:
         raise UpstreamMalformed
-    try:
-        return FetchAccepted.model_validate(answer).job_execution_id
-    except ValidationError:
-        raise UpstreamMalformed from None
+    return job_execution_id
 
 
 def _failure(
-    response: requests.Response, answer: dict[str, Any]
+    status: int, retry_after: str | None, answer: dict[str, Any]
 ) -> UpstreamRefusal | UpstreamFault:
-    retry_after = _retry_after(response.headers.get("Retry-After"))
-    refusal = _REFUSALS.get(response.status_code)
+    refusal = _REFUSALS.get(status)
     if refusal:
         error = answer.get("error")
         return refusal(
@@ -156,7 +183,7 @@ def _failure(
             error=error if isinstance(error, str) and _ERROR.fullmatch(error) else None,
             retry_after=retry_after,
         )
-    may_run = response.status_code >= 500 and not (response.status_code == 503 and retry_after)
+    may_run = status >= 500 and not (status == 503 and retry_after)
     return UpstreamBroken() if may_run else UpstreamUnavailable()
 
 
@@ -172,12 +199,4 @@ def _message(text: object) -> str | None:
 
 def _retry_after(value: str | None) -> str | None:
     """Pass on a `Retry-After` that is one: seconds, or a date (RFC 9110 section 10.2.3)."""
-    if value is None:
-        return None
-    if _DELAY_SECONDS.fullmatch(value):
-        return value
-    try:
-        parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return value
+    return value if value and _RETRY_AFTER.fullmatch(value) else None

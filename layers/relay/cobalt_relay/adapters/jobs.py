@@ -27,7 +27,6 @@ from cobalt_relay.models import (
     Landing,
     Request,
     RequestState,
-    ResultLocation,
     iso,
 )
 
@@ -60,7 +59,7 @@ class Jobs:
             "expires_at": self._expiry(request.requested_at),
             **_due(request.request_id, request.requested_at + REQUEST_LOOK),
         }
-        self._table.write(Put(_request_key(request.request_id), item))
+        self._table.put(_request_key(request.request_id), item)
 
     def close_request(
         self,
@@ -150,9 +149,12 @@ class Jobs:
             _job(job[0]) if job and job[0] else None,
         )
 
-    def end(self, completion: Completion) -> Landing:
-        """End an open job and open its announcement, in one write with the event's record."""
-        announcement = self._announcement(completion.job_execution_id, completion.completed_at)
+    def end(self, completion: Completion, now: datetime) -> Landing:
+        """End an open job and open its announcement, in one write with the event's record.
+
+        The announcement is the writer's own from `now` on, for as long as `ANNOUNCING`.
+        """
+        announcement = self._announcement(completion.job_execution_id, now)
         try:
             self._table.write(
                 self._record_of(completion),
@@ -175,7 +177,7 @@ class Jobs:
             return Landing.EVENT_KNOWN if condition.failed[0] else Landing.JOB_CHANGED
         return Landing.LANDED
 
-    def create_ended(self, completion: Completion) -> Landing:
+    def create_ended(self, completion: Completion, now: datetime) -> Landing:
         """Write the job of a result that no fetch of ours is known to have asked for (yet)."""
         job = Job(
             job_execution_id=completion.job_execution_id,
@@ -183,7 +185,7 @@ class Jobs:
             completion=completion,
         )
         item = self._job_item(job, completion.completed_at) | self._announcement(
-            completion.job_execution_id, completion.completed_at
+            completion.job_execution_id, now
         )
         try:
             self._table.write(
@@ -193,14 +195,9 @@ class Jobs:
             return Landing.EVENT_KNOWN if condition.failed[0] else Landing.JOB_CHANGED
         return Landing.LANDED
 
-    def record_event(
-        self, event_id: str, body_sha256: str, received_at: datetime, result: ResultLocation
-    ) -> Landing:
+    def record_event(self, event_id: str, record: EventRecord, now: datetime) -> Landing:
         """Record an event that ends no job, and open its announcement."""
-        record = EventRecord(
-            body_sha256=body_sha256, received_at=received_at, notification="open", result=result
-        )
-        item = self._event_item(record) | self._announcement(event_id, received_at)
+        item = self._event_item(record) | self._announcement(event_id, now)
         try:
             self._table.write(Put(_event_key(event_id), item))
         except ConditionFailedError:

@@ -7,6 +7,7 @@ a `SecretsFault`. The two are never mixed up: only the operator can mend the fir
 import json
 import time
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -58,15 +59,19 @@ class Remembered[T]:
     def get(self, *, refresh: bool) -> T:
         """Give the value; `refresh` it where the last one did not fit.
 
-        A failure to read is not remembered.
+        A value that is merely old outlives a failing service; a failure itself is not remembered.
         """
         now = self._clock()
-        is_due = refresh and now - self._refreshed_at >= REFRESH_SECONDS
-        if self._value is None or now - self._read_at > CACHE_SECONDS or is_due:
+        if self._value is None:
             self._value = self._read()
             self._read_at = now
-            if is_due:
-                self._refreshed_at = now
+        elif refresh and now - self._refreshed_at >= REFRESH_SECONDS:
+            self._value = self._read()
+            self._read_at = self._refreshed_at = now
+        elif now - self._read_at > CACHE_SECONDS:
+            with suppress(SecretsFault):
+                self._value = self._read()
+            self._read_at = now
         return self._value
 
 

@@ -98,28 +98,32 @@ class Table:
         by_key = {(item["pk"], item["sk"]): item for item in found}
         return [by_key.get(tuple(key.attributes().values())) for key in keys]
 
+    def put(self, key: Key, item: Mapping[str, Any]) -> None:
+        """Write an item that nobody else writes, whatever was there."""
+        whole = self._serialize({**key.attributes(), **item})
+        try:
+            self._client.put_item(TableName=self._name, Item=whole)
+        except AWS_FAULTS as error:
+            raise TableFault from error
+
     def write(self, *writes: Write) -> None:
         """Do all of the writes or none.
 
-        Raises `ConditionFailedError` where another state was met. A clash with another transaction
-        is tried again: both may be right, one after the other.
+        Raises `ConditionFailedError` where another state was met. Even a single write is a
+        transaction, for those carry a token by which DynamoDB knows the SDK's own repetition: a
+        plain conditional write whose answer got lost would meet itself and seem to have failed. A
+        clash with another transaction is tried again: both may be right, one after the other.
         """
         for _ in range(_TRANSACTION_TRIES):
             try:
-                if len(writes) == 1:
-                    self._write_one(writes[0])
-                else:
-                    self._client.transact_write_items(
-                        TransactItems=[self._transact_item(write) for write in writes]
-                    )
+                self._client.transact_write_items(
+                    TransactItems=[self._transact_item(write) for write in writes]
+                )
             except ClientError as error:
                 failed = _failed_conditions(error)
                 if any(failed):
                     raise ConditionFailedError(failed) from None
-                if error_code(error) not in {
-                    "TransactionCanceledException",
-                    "TransactionConflictException",
-                }:
+                if error_code(error) != "TransactionCanceledException":
                     raise TableFault from error
                 time.sleep(random.uniform(0.01, 0.06))  # noqa: S311 - only to part two rivals
             except AWS_FAULTS as error:
@@ -148,13 +152,6 @@ class Table:
             start = answer.get("LastEvaluatedKey")
             if not start:
                 return
-
-    def _write_one(self, write: Write) -> None:
-        match write:
-            case Put():
-                self._client.put_item(**self._transact_item(write)["Put"])
-            case Update():
-                self._client.update_item(**self._transact_item(write)["Update"])
 
     def _transact_item(self, write: Write) -> Any:  # noqa: ANN401 - boto3 types it otherwise
         match write:
@@ -195,7 +192,5 @@ class Table:
 
 
 def _failed_conditions(error: ClientError) -> list[bool]:
-    if error_code(error) == "ConditionalCheckFailedException":
-        return [True]
     reasons = error.response.get("CancellationReasons", [])
     return [reason.get("Code") == _CONDITION_FAILED for reason in reasons]

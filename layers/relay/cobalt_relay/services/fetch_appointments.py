@@ -68,6 +68,10 @@ class FetchAppointments:
         if not _HEADER_VALUE.fullmatch(access_token):
             raise UnusableAccessToken
 
+    def require_credentials(self) -> None:
+        """Raise `CredentialsNotConfigured` where no fetch could be started."""
+        self._secrets.credentials()
+
     def start(
         self, access_token: str, fetch: FetchRequest, *, request_id: str, trigger: Trigger
     ) -> str:

@@ -2,12 +2,12 @@
 
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, Self
+from typing import Annotated, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from cobalt_relay.errors import InvalidScheduleInput, NotConfigured, OutOfTime, RelayError
+from cobalt_relay.errors import InvalidScheduleInput, OutOfTime, RelayError
 from cobalt_relay.events import AppointmentFetchFailed
 from cobalt_relay.models import FetchRequest, Window, in_days, utc_now
 from cobalt_relay.observability import count, failure, logger
@@ -15,6 +15,9 @@ from cobalt_relay.services.ports import ConnectionTokens, EventBus, StartFetch
 
 SECONDS_PER_FETCH = 30.0
 """What one fetch may take at worst: below it, no further one is begun in this run."""
+
+
+ConnectionId = Annotated[str, StringConstraints(pattern=r"^conn_[0-9a-f]{32}$")]
 
 
 class SchedulePlan(BaseModel):
@@ -25,7 +28,7 @@ class SchedulePlan(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
 
-    connections: Literal["all"] | list[str] = "all"
+    connections: Literal["all"] | list[ConnectionId] = "all"
     from_day: int = Field(default=0, ge=-365, le=365)
     days: int = Field(default=7, ge=2, le=8)
 
@@ -60,6 +63,7 @@ class PlanFetches:
         others alone. Only what fails before the first fetch fails the run: repeated after that, it
         would ask clinics twice. "Today" is the day in UTC.
         """
+        self._fetch_appointments.require_credentials()
         window = in_days(self._now().date(), plan.from_day, plan.days)
         named = self._connections.ids() if plan.connections == "all" else plan.connections
         connection_ids = dict.fromkeys(named)  # all of them, each once, before the first fetch
@@ -75,8 +79,6 @@ class PlanFetches:
                     request_id=request_id,
                     trigger="schedule",
                 )
-            except NotConfigured:
-                raise
             except RelayError as error:
                 failed[connection_id] = error.code
             except Exception as error:  # noqa: BLE001 - the others must not suffer from it

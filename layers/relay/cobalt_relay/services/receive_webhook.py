@@ -16,11 +16,12 @@ from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime
 from enum import StrEnum
-from typing import Any, NoReturn
+from typing import NoReturn
 
 from cobalt_relay.errors import BadSignature, DeliveryTooLarge, MalformedDelivery, StorageFault
 from cobalt_relay.events import RelayEvent, cobalt_event_received, job_ended
 from cobalt_relay.models import (
+    MAX_ID_LENGTH,
     Announced,
     CobaltEvent,
     Completion,
@@ -112,18 +113,24 @@ class ReceiveWebhook:
         """
         job = job or self._await_job(delivery)
         if job and not job.is_open:
-            return _superfluous(delivery)
+            return self._superfluous(delivery)
         completion = self._complete(delivery, job)
         for _ in range(2):
-            landing = self._jobs.end(completion) if job else self._jobs.create_ended(completion)
-            match landing:
+            write = self._jobs.end if job else self._jobs.create_ended
+            match write(completion, self._now()):
                 case Landing.LANDED:
                     return self._landed(delivery, job, completion)
                 case Landing.EVENT_KNOWN:
                     return _repeated(delivery)
                 case Landing.JOB_CHANGED:
                     job = self._jobs.look_up(delivery.event.id, completion.job_execution_id).job
-        return _superfluous(delivery)
+        return self._superfluous(delivery)
+
+    def _superfluous(self, delivery: "_Delivery") -> Verdict:
+        """Archive a result whose job another event has ended: a terminal state never changes."""
+        count("ResultSuperfluous")
+        logger.warning("result_superfluous", extra=delivery.ids)
+        return self._archive(delivery)
 
     def _await_job(self, delivery: "_Delivery") -> Job | None:
         """Wait briefly for a job whose 202 is under way; None for one that is not of ours."""
@@ -186,8 +193,13 @@ class ReceiveWebhook:
         """Keep an event that ends no job, and announce it."""
         event, received_at = delivery.event, delivery.received_at
         location = self._results.put_event(event.type, received_at.date(), event.id, delivery.body)
-        landing = self._jobs.record_event(event.id, delivery.body_sha256, received_at, location)
-        if landing is not Landing.LANDED:
+        record = EventRecord(
+            body_sha256=delivery.body_sha256,
+            received_at=received_at,
+            notification="open",
+            result=location,
+        )
+        if self._jobs.record_event(event.id, record, self._now()) is not Landing.LANDED:
             return _repeated(delivery)
         count("CobaltEventReceived")
         logger.info("cobalt_event_archived", extra=delivery.ids)
@@ -247,12 +259,18 @@ class _Delivery:
 def _parse(body: bytes) -> CobaltEvent:
     """Read the body as JavaScript would: a repeated key's last value counts, NaN is no JSON."""
     try:
-        document: Any = json.loads(body.decode(), parse_constant=_no_constant)
-        return CobaltEvent.model_validate(document)
-    except (ValueError, RecursionError):  # of which a ValidationError is one
+        return CobaltEvent.read(
+            json.loads(body.decode(), parse_constant=_no_constant, parse_int=_whole_number)
+        )
+    except (ValueError, RecursionError):
         count("DeliveryMalformed")
         logger.warning("delivery_malformed")
         raise MalformedDelivery from None
+
+
+def _whole_number(digits: str) -> int | float:
+    """Read an integer; one longer than any id as JavaScript would, for Python refuses it."""
+    return int(digits) if len(digits) <= MAX_ID_LENGTH else float(digits)
 
 
 def _no_constant(_name: str) -> NoReturn:
@@ -274,11 +292,4 @@ def _refuse(reason: str) -> NoReturn:
 def _repeated(delivery: _Delivery) -> Verdict:
     count("DeliveryRepeated")
     logger.info("delivery_repeated", extra=delivery.ids)
-    return Verdict.REPEATED
-
-
-def _superfluous(delivery: _Delivery) -> Verdict:
-    """Another event has ended the job: a terminal state never changes."""
-    count("ResultSuperfluous")
-    logger.warning("result_superfluous", extra=delivery.ids)
     return Verdict.REPEATED
