@@ -34,9 +34,10 @@ from cobalt_relay.services.ports import (
     ConnectionTokens,
     DeliveryStore,
     RequestStore,
+    ResultStore,
 )
 from tests.integration.support import Relay, eventually
-from tests.unit.fakes import FakeConnections, FakeJobs, validate_event
+from tests.unit.fakes import FakeConnections, FakeJobs, FakeResults, validate_event
 from tests.unit.test_adapters import EVENT
 from tools.local.eventlog import EventLog
 from tools.local.stack import Stack
@@ -377,26 +378,38 @@ def test_stranger_has_no_token(connections: Registry) -> None:
 # --------------------------------------------------------------------------- bucket, bus and secrets
 
 
+@pytest.fixture(params=["fake", "real"])
+def results(request: pytest.FixtureRequest) -> ResultStore:
+    if request.param == "fake":
+        return FakeResults()
+    stack: Stack = request.getfixturevalue("stack")
+    return Results(stack.aws.s3, stack.bucket)
+
+
+def test_place_is_taken_once_and_others_go_beside(results: ResultStore) -> None:
+    place = f"webhooks/type=t/date=2025-01-02/{fresh('evt')}"
+
+    first, second = results.create(place, b"first"), results.create(place, b"second")
+    beside = [results.put_beside(place, b"second") for _ in range(2)]
+
+    assert first is not None
+    assert (first.key, second) == (f"{place}.json", None)
+    assert beside[0].key == beside[1].key != first.key
+
+
 def test_bytes_are_where_the_location_says(stack: Stack) -> None:
     results = Results(stack.aws.s3, stack.bucket)
-    body = "Zoë 🦊".encode()
+    place, body = f"webhooks/type=t/date=2025-01-02/{fresh('evt')}", "Zoë 🦊".encode()
 
-    first = results.put_appointments(None, date(2025, 1, 2), "job/../1", body)
-    second = results.put_appointments(None, date(2025, 1, 2), "job/../1", b"other")
-    archived = results.put_event("a.b", date(2025, 1, 2), "evt_1", b"{}")
+    locations = [results.create(place, body), results.put_beside(place, b"other")]
 
-    again = results.put_appointments(None, date(2025, 1, 2), "job/../1", b"other")
-
-    assert first.bucket == stack.bucket
-    assert len({first.key, second.key}) == 2
-    assert again.key == second.key
-    assert first.key.startswith("appointments/connection=unclaimed/date=2025-01-02/job_")
-    assert archived.key == "webhooks/type=a.b/date=2025-01-02/evt_1.json"
-    found = stack.aws.s3.get_object(Bucket=first.bucket, Key=first.key)
-    assert found["Body"].read() == body
-    beside = stack.aws.s3.get_object(Bucket=second.bucket, Key=second.key)
-    assert beside["Body"].read() == b"other"
-    assert found["ContentType"] == "application/json"
+    found = [
+        stack.aws.s3.get_object(Bucket=location.bucket, Key=location.key)
+        for location in locations
+        if location
+    ]
+    assert [each["Body"].read() for each in found] == [body, b"other"]
+    assert {each["ContentType"] for each in found} == {"application/json"}
 
 
 def test_event_reaches_the_rules_of_the_bus(stack: Stack, events: EventLog) -> None:

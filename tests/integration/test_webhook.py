@@ -141,6 +141,7 @@ def test_delivery_that_comes_twice_changes_nothing_twice(
     deliveries = eventually(lambda: _pair(stack.sandbox.deliveries(job_id)))
     assert {d["outcome"] for d in deliveries} == {"delivered"}
     only_event(events, job_id)
+    assert len([key for key in relay.object_keys() if job_id in key]) == 1
 
 
 def _pair(deliveries: list[dict[str, Any]]) -> list[dict[str, Any]]:

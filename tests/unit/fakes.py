@@ -3,14 +3,13 @@
 import hashlib
 import json
 from collections.abc import Iterator
-from datetime import UTC, date, datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 
 from cobalt_relay.adapters.jobs import ANNOUNCING
-from cobalt_relay.adapters.results import safe_part
 from cobalt_relay.errors import BusFault, CredentialsNotConfigured, RelayError, UnknownConnection
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
@@ -181,21 +180,17 @@ class FakeResults(Faults):
         super().__init__()
         self.objects: dict[str, bytes] = {}
 
-    def put_appointments(
-        self, connection_id: str | None, day: date, job_execution_id: str, body: bytes
-    ) -> ResultLocation:
-        connection, name = connection_id or "unclaimed", safe_part(job_execution_id)
-        return self._put(f"appointments/connection={connection}/date={day}/{name}", body)
+    def create(self, place: str, body: bytes) -> ResultLocation | None:
+        self.meet("create")
+        return self._create(f"{place}.json", body)
 
-    def put_event(self, event_type: str, day: date, event_id: str, body: bytes) -> ResultLocation:
-        kind, name = safe_part(event_type), safe_part(event_id)
-        return self._put(f"webhooks/type={kind}/date={day}/{name}", body)
+    def put_beside(self, place: str, body: bytes) -> ResultLocation:
+        key = f"{place}.{hashlib.sha256(body).hexdigest()[:16]}.json"
+        return self._create(key, body) or ResultLocation(bucket="results", key=key)
 
-    def _put(self, stem: str, body: bytes) -> ResultLocation:
-        self.meet("put")
-        key = f"{stem}.json"
+    def _create(self, key: str, body: bytes) -> ResultLocation | None:
         if key in self.objects:
-            key = f"{stem}.{hashlib.sha256(body).hexdigest()[:16]}.json"
+            return None
         self.objects[key] = body
         return ResultLocation(bucket="results", key=key, version_id="v1")
 

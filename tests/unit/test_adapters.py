@@ -14,7 +14,7 @@ from botocore.stub import ANY, Stubber
 from cobalt_relay.adapters import aws
 from cobalt_relay.adapters.bus import Bus
 from cobalt_relay.adapters.connections import Connections
-from cobalt_relay.adapters.results import Results, safe_part
+from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import CACHE_SECONDS, REFRESH_SECONDS, Secrets
 from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
 from cobalt_relay.errors import (
@@ -29,6 +29,7 @@ from cobalt_relay.errors import (
 )
 from cobalt_relay.events import CobaltEventReceived
 from cobalt_relay.models import ResultLocation
+from cobalt_relay.places import appointments_place, event_place, safe_part
 
 NOW = datetime(2025, 1, 2, 10, tzinfo=UTC)
 
@@ -271,20 +272,21 @@ def test_bytes_go_beside_it_when_a_key_is_taken(stubbed: Stubbed) -> None:
     stubbed.fail("put_object", "PreconditionFailed")
     stubbed.answer("put_object", {"VersionId": "v9"})
 
-    location = Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "e", b"{}")
+    results = Results(stubbed.client, "results")
 
-    assert location.key == "webhooks/type=t/date=2025-01-02/e.44136fa355b3678a.json"
-    assert location.version_id == "v9"
+    taken, beside = results.create("place", b"{}"), results.put_beside("place", b"{}")
+
+    assert taken is None
+    assert (beside.key, beside.version_id) == ("place.44136fa355b3678a.json", "v9")
 
 
 @for_service("s3")
 def test_bytes_are_in_place_when_both_keys_are_taken(stubbed: Stubbed) -> None:
-    stubbed.fail("put_object", "PreconditionFailed")
     stubbed.fail("put_object", "ConditionalRequestConflict")
 
-    location = Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "e", b"{}")
+    beside = Results(stubbed.client, "results").put_beside("place", b"{}")
 
-    assert location.key == "webhooks/type=t/date=2025-01-02/e.44136fa355b3678a.json"
+    assert beside.key == "place.44136fa355b3678a.json"
 
 
 @for_service("s3")
@@ -292,7 +294,7 @@ def test_fault_when_s3_fails(stubbed: Stubbed) -> None:
     stubbed.fail("put_object", "SlowDown")
 
     with pytest.raises(ResultsFault):
-        Results(stubbed.client, "results").put_event("t", date(2025, 1, 2), "evt_1", b"{}")
+        Results(stubbed.client, "results").create("place", b"{}")
 
 
 @pytest.mark.parametrize("plain", ["job_1", "evt-1", "appointment.created", "A" * 128])
@@ -310,6 +312,20 @@ def test_id_is_made_safe_and_stays_one_of_a_kind_when_it_is_not(wild: str) -> No
     assert part != safe_part(wild + "x")
     assert set(part) <= set("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_-")
     assert len(part) <= 128
+
+
+def test_places_are_those_of_the_design() -> None:
+    day = date(2025, 1, 2)
+
+    places = [
+        appointments_place("conn_1", day, "job_1"),
+        appointments_place(None, day, "job/1"),
+        event_place("appointment.created", day, "evt_1"),
+    ]
+
+    assert places[0] == "appointments/connection=conn_1/date=2025-01-02/job_1"
+    assert places[1].startswith("appointments/connection=unclaimed/date=2025-01-02/job_1-")
+    assert places[2] == "webhooks/type=appointment.created/date=2025-01-02/evt_1"
 
 
 # --------------------------------------------------------------------------------------------- table
@@ -521,7 +537,7 @@ def test_body_is_sent_without_asking_first_when_an_object_is_put(
     service = Service()
     monkeypatch.setenv("AWS_ENDPOINT_URL_S3", service.url)
 
-    Results(aws.s3(), "results").put_event("t", date(2025, 1, 2), "evt_1", b"{}")
+    Results(aws.s3(), "results").create("place", b"{}")
 
     service.close()
     [(headers, _)] = service.requests

@@ -162,19 +162,19 @@ def test_result_lands_when_a_number_is_longer_than_python_reads(accepted: World)
 def test_duplicate_leaves_the_announcement_to_the_winner_however_slow_the_landing_was(
     accepted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    put, publish = accepted.results.put_appointments, accepted.bus.publish
+    create, publish = accepted.results.create, accepted.bus.publish
     body = as_bytes(result())
 
-    def slow_put(*arguments: Any) -> Any:
+    def slow_create(*arguments: Any) -> Any:
         accepted.clock.sleep(2.0)
-        return put(*arguments)
+        return create(*arguments)
 
     def duplicate_meanwhile(event: Any) -> None:
         monkeypatch.setattr(accepted.bus, "publish", publish)
         deliver(accepted, body)
         publish(event)
 
-    monkeypatch.setattr(accepted.results, "put_appointments", slow_put)
+    monkeypatch.setattr(accepted.results, "create", slow_create)
     monkeypatch.setattr(accepted.bus, "publish", duplicate_meanwhile)
 
     deliver(accepted, body)
@@ -494,6 +494,53 @@ def test_loser_sends_nothing_when_two_deliveries_come_at_once(
     assert accepted.bus.events == []
 
 
+@pytest.mark.parametrize("document", [result(), {**result(), "type": "appointment.created"}])
+def test_one_copy_is_kept_when_a_rival_lands_while_we_store(
+    accepted: World, monkeypatch: pytest.MonkeyPatch, document: dict[str, Any]
+) -> None:
+    create = accepted.results.create
+    body = as_bytes(document)
+
+    def rival_first(*arguments: Any) -> Any:
+        monkeypatch.setattr(accepted.results, "create", create)
+        deliver(accepted, body)
+        return create(*arguments)
+
+    monkeypatch.setattr(accepted.results, "create", rival_first)
+
+    answer = deliver(accepted, body)
+
+    assert answer["statusCode"] == 200
+    assert list(accepted.results.objects.values()) == [body]
+    assert len(accepted.bus.events) == 1
+
+
+def test_own_bytes_are_kept_beside_when_the_place_was_left_taken(accepted: World) -> None:
+    accepted.results.objects[KEY] = b"left by an attempt that crashed"
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body)
+
+    assert answer["statusCode"] == 200
+    completion = accepted.jobs.jobs["job_1"].completion
+    assert completion is not None
+    assert completion.result.key != KEY
+    assert accepted.results.objects[completion.result.key] == body
+
+
+def test_archived_result_is_announced_by_the_retry_while_its_jobs_own_is_open(
+    accepted: World,
+) -> None:
+    accepted.bus.fail("publish", BusFault(), BusFault())
+    second = as_bytes(result(id="evt_2"))
+    deliver(accepted, as_bytes(result()))
+    deliver(accepted, second)
+
+    deliver(accepted, second)
+
+    assert [kind for kind, _ in accepted.bus.events] == ["Cobalt Event Received"]
+
+
 def test_repeat_leaves_the_announcement_to_a_rival_that_is_at_it(accepted: World) -> None:
     body = as_bytes(result())
     accepted.jobs.fail("close_announcement", TableFault())
@@ -542,7 +589,7 @@ def test_503_when_bus_and_table_fail_together(accepted: World) -> None:
     ("part", "call_name", "fault"),
     [
         ("jobs", "look_up", TableFault()),
-        ("results", "put", ResultsFault()),
+        ("results", "create", ResultsFault()),
         ("jobs", "end", TableFault()),
         ("bus", "publish", BusFault()),
     ],

@@ -1,7 +1,7 @@
 """What the use cases need of the world. Adapters fit these; so do the fakes of the tests."""
 
 from collections.abc import Iterator
-from datetime import date, datetime
+from datetime import datetime
 from typing import Protocol
 
 from cobalt_relay.events import RelayEvent
@@ -64,12 +64,8 @@ class DeliveryStore(Protocol):
 class ResultStore(Protocol):
     """Where the bytes go."""
 
-    def put_appointments(
-        self, connection_id: str | None, day: date, job_execution_id: str, body: bytes
-    ) -> ResultLocation: ...
-    def put_event(
-        self, event_type: str, day: date, event_id: str, body: bytes
-    ) -> ResultLocation: ...
+    def create(self, place: str, body: bytes) -> ResultLocation | None: ...
+    def put_beside(self, place: str, body: bytes) -> ResultLocation: ...
 
 
 class EventBus(Protocol):

@@ -30,9 +30,11 @@ from cobalt_relay.models import (
     Job,
     JobState,
     Landing,
+    ResultLocation,
     utc_now,
 )
 from cobalt_relay.observability import count, logger
+from cobalt_relay.places import appointments_place, event_place
 from cobalt_relay.services.ports import DeliveryStore, EventBus, ResultStore, WebhookKeys
 
 MAX_DELIVERY_BYTES = 6 * 1024 * 1024
@@ -42,6 +44,8 @@ AWAIT_JOB_SECONDS = (0.05, 0.1, 0.2, 0.25)
 
 Seconds; 0.6 in all, well within the one that an answer may take.
 """
+AWAIT_RIVAL_SECONDS = (0.05, 0.1, 0.15, 0.2)
+"""Pauses before looking again for an event whose place is taken: a rival is through by then."""
 
 _SIGNATURE = re.compile(r"[0-9a-f]{64}", re.ASCII)
 
@@ -114,7 +118,15 @@ class ReceiveWebhook:
         job = job or self._await_job(delivery)
         if job and not job.is_open:
             return self._superfluous(delivery)
-        completion = self._complete(delivery, job)
+        place = appointments_place(
+            job.connection_id if job else None,
+            delivery.received_at.date(),
+            delivery.event.job_execution_id or "",
+        )
+        location = self._store(delivery, place)
+        if not location:
+            return _repeated(delivery)
+        completion = _completion(delivery, location)
         for _ in range(2):
             write = self._jobs.end if job else self._jobs.create_ended
             match write(completion, self._now()):
@@ -142,34 +154,6 @@ class ReceiveWebhook:
         logger.info("job_unclaimed", extra=delivery.ids)
         return None
 
-    def _complete(self, delivery: "_Delivery", job: Job | None) -> Completion:
-        event, received_at = delivery.event, delivery.received_at
-        assert event.job_execution_id is not None  # noqa: S101 - `is_live_fetch_result` says so
-        fetched = FetchResult.from_data(event.data)
-        if fetched.declared_count not in {None, fetched.appointment_count}:
-            count("AppointmentCountMismatch")
-            logger.warning("appointment_count_mismatch", extra=delivery.ids)
-        location = self._results.put_appointments(
-            job.connection_id if job else None,
-            received_at.date(),
-            event.job_execution_id,
-            delivery.body,
-        )
-        return Completion(
-            job_execution_id=event.job_execution_id,
-            state=JobState.COMPLETED if fetched.succeeded else JobState.FAILED,
-            cobalt_event_id=event.id,
-            body_sha256=delivery.body_sha256,
-            access_token_reference_id=event.access_token_reference_id,
-            window=fetched.window,
-            appointment_count=fetched.appointment_count,
-            declared_count=fetched.declared_count,
-            error_code=fetched.error_code,
-            result=location,
-            delivered_via="webhook",
-            completed_at=received_at,
-        )
-
     def _landed(self, delivery: "_Delivery", job: Job | None, completion: Completion) -> Verdict:
         job = job or Job(job_execution_id=completion.job_execution_id, state=completion.state)
         count("JobCompleted" if completion.state is JobState.COMPLETED else "JobFailed")
@@ -187,12 +171,30 @@ class ReceiveWebhook:
         self._announce(Announced("JOB", job.job_execution_id), job_ended(job, completion))
         return Verdict.RECEIVED
 
+    def _store(self, delivery: "_Delivery", place: str) -> ResultLocation | None:
+        """Store the bytes and tell where; None where a rival took this very event in meanwhile.
+
+        A taken place has a rival at it at this moment, or had an attempt that crashed: a rival is
+        awaited briefly, to spare a second copy.
+        """
+        location = self._results.create(place, delivery.body)
+        if location:
+            return location
+        for pause in AWAIT_RIVAL_SECONDS:
+            self._sleep(pause)
+            if self._jobs.look_up(delivery.event.id, None).event:
+                return None
+        return self._results.put_beside(place, delivery.body)
+
     # ------------------------------------------------------------------------------ any other event
 
     def _archive(self, delivery: "_Delivery") -> Verdict:
         """Keep an event that ends no job, and announce it."""
         event, received_at = delivery.event, delivery.received_at
-        location = self._results.put_event(event.type, received_at.date(), event.id, delivery.body)
+        place = event_place(event.type, received_at.date(), event.id)
+        location = self._store(delivery, place)
+        if not location:
+            return _repeated(delivery)
         record = EventRecord(
             body_sha256=delivery.body_sha256,
             received_at=received_at,
@@ -215,9 +217,9 @@ class ReceiveWebhook:
             count("EventIdConflict")
             logger.warning("event_id_conflict", extra=delivery.ids)
             return Verdict.CONFLICTING
-        if job and job.completion and not job.notified_at:
-            announced = Announced("JOB", job.job_execution_id)
-            self._resume(announced, job_ended(job, job.completion))
+        ended = job.completion if job and record.job_execution_id else None
+        if job and ended and not job.notified_at:
+            self._resume(Announced("JOB", job.job_execution_id), job_ended(job, ended))
         elif record.notification == "open" and record.result:
             event = cobalt_event_received(delivery.event, record.result, record.received_at)
             self._resume(Announced("EVENT", delivery.event.id), event)
@@ -254,6 +256,30 @@ class _Delivery:
             "cobalt_event_type": self.event.type,
             "job_execution_id": self.event.job_execution_id,
         }
+
+
+def _completion(delivery: _Delivery, location: ResultLocation) -> Completion:
+    """Tell how the delivery ends its job."""
+    event = delivery.event
+    assert event.job_execution_id is not None  # noqa: S101 - `is_live_fetch_result` says so
+    fetched = FetchResult.from_data(event.data)
+    if fetched.declared_count not in {None, fetched.appointment_count}:
+        count("AppointmentCountMismatch")
+        logger.warning("appointment_count_mismatch", extra=delivery.ids)
+    return Completion(
+        job_execution_id=event.job_execution_id,
+        state=JobState.COMPLETED if fetched.succeeded else JobState.FAILED,
+        cobalt_event_id=event.id,
+        body_sha256=delivery.body_sha256,
+        access_token_reference_id=event.access_token_reference_id,
+        window=fetched.window,
+        appointment_count=fetched.appointment_count,
+        declared_count=fetched.declared_count,
+        error_code=fetched.error_code,
+        result=location,
+        delivered_via="webhook",
+        completed_at=delivery.received_at,
+    )
 
 
 def _parse(body: bytes) -> CobaltEvent:

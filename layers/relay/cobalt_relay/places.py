@@ -1,0 +1,34 @@
+"""Where results go in the bucket: names that tell nothing about a patient.
+
+appointments/connection=<connection id>/date=<UTC day received>/<job_execution_id>
+webhooks/type=<type>/date=<UTC day received>/<Cobalt's event id>
+"""
+
+import hashlib
+import re
+from datetime import date
+
+_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
+
+
+def safe_part(text: str) -> str:
+    """Make an id fit for a key: itself where it is plain, else its plain part and a digest.
+
+    Two different ids never become one, and neither a slash nor a dot path gets into a key.
+    """
+    if _SAFE.fullmatch(text) and text.strip("."):
+        return text
+    plain = _UNSAFE_CHARACTER.sub("_", text)[:64]
+    return f"{plain}-{hashlib.sha256(text.encode(errors='surrogatepass')).hexdigest()[:32]}"
+
+
+def appointments_place(connection_id: str | None, day: date, job_execution_id: str) -> str:
+    """Name where a live fetch's result goes; `day` is the UTC day on which it was received."""
+    connection = connection_id or "unclaimed"
+    return f"appointments/connection={connection}/date={day}/{safe_part(job_execution_id)}"
+
+
+def event_place(event_type: str, day: date, event_id: str) -> str:
+    """Name where a webhook of another type goes."""
+    return f"webhooks/type={safe_part(event_type)}/date={day}/{safe_part(event_id)}"
