@@ -6,6 +6,7 @@ has rules, archives and log groups that nobody cleared for it. The contracts are
 """
 
 import uuid
+from abc import abstractmethod
 from datetime import datetime
 from typing import ClassVar, Literal
 
@@ -46,9 +47,9 @@ class RelayEvent(BaseModel):
     window: Window | None
 
     @property
+    @abstractmethod
     def subject(self) -> str:
         """What is announced, unique within its detail-type."""
-        raise NotImplementedError
 
     @computed_field  # type: ignore[prop-decorator]
     @property
