@@ -15,6 +15,7 @@ LOCAL := $(BIN)/python -m tools.local
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --universal --python-version 3.13 --generate-hashes \
 	$(if $(UPGRADE),--upgrade)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
+unexport PYTHONPATH PYTHONHOME PIP_USER PIP_TARGET PIP_PREFIX
 export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
@@ -59,11 +60,13 @@ clean: ## Stop the stack; remove .venv, .local, .aws-sam and the caches
 	@rm -rf .venv .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
-# The copy of the lock file is written last: an interrupted installation is done again, a finished one never.
+# The marker is written last: an interrupted installation is done again, a finished one never. It holds the folder too,
+# for the scripts of a virtual environment stop working when it is moved.
 environment:
-	@if cmp -s requirements/dev.txt .venv/installed.txt && $(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
+	@if { echo "$(CURDIR)"; cat requirements/dev.txt; } | cmp -s - .venv/installed.txt && \
+		$(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
 	python=$$(sh tools/find_python.sh "$(PYTHON)") || exit 1; \
 	echo "Installing the environment into .venv (once, about a minute) ..."; \
 	"$$python" -m venv --clear .venv && \
 	$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt && \
-	cp requirements/dev.txt .venv/installed.txt
+	{ echo "$(CURDIR)"; cat requirements/dev.txt; } > .venv/installed.txt

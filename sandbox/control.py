@@ -106,7 +106,7 @@ async def emit_event(world: World, request: Request) -> Response:
     if not isinstance(data, dict):
         raise RefusalError(400, "data must be a JSON object.")
     if not (_is_id(event_id) and _is_id(job_id)):
-        raise RefusalError(400, "id and job_id must be strings or integers.")
+        raise RefusalError(400, "id and job_id must be integers or strings of printable ASCII.")
     name = body.get("clinic")
     clinic = world.clinics.by_name(name) if isinstance(name, str) else None
     if clinic is None:
@@ -290,7 +290,10 @@ async def _body(request: Request) -> Body:
 
 
 def _is_id(value: object) -> bool:
-    return value is None or (isinstance(value, str | int) and not isinstance(value, bool))
+    """Whether it can be an id, which travels in a header, or is left out."""
+    if isinstance(value, str):
+        return bool(value) and value.isascii() and value.isprintable()
+    return value is None or (isinstance(value, int) and not isinstance(value, bool))
 
 
 def _clock(world: World) -> Body:

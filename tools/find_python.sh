@@ -4,7 +4,8 @@
 #   sh tools/find_python.sh [interpreter]
 
 found=""
-for name in ${1:-python3.13 python3 python}; do
+if [ -n "$1" ]; then set -- "$1"; else set -- python3.13 python3 python; fi
+for name in "$@"; do
 	version=$("$name" -c 'import sys; print("%d.%d" % sys.version_info[:2])' 2>/dev/null) || continue
 	if [ "$version" != 3.13 ]; then
 		minor=${version#3.}
@@ -18,7 +19,7 @@ for name in ${1:-python3.13 python3 python}; do
 		exit 0
 	fi
 done
-echo "Python 3.13 is needed:${found:- ${1:-python3.13} is missing;} get it with pyenv install 3.13," \
+echo "Python 3.13 is needed:${found:- $1 is missing;} get it with pyenv install 3.13," \
 	"apt install python3.13 python3.13-venv, brew install python@3.13 or from https://www.python.org/downloads/," \
 	"or name it: make PYTHON=/path/to/python3.13" >&2
 exit 1

@@ -135,13 +135,13 @@ def test_one_retry_a_second_later_when_the_answer_earns_it(schedule: Schedule) -
     for status in (500, 503, 429):
         attempts = schedule.attempts(f"/{status}")
 
+        assert [each["outcome"] for each in attempts] == ["refused", "refused"]
         first, second = schedule.receiver.at(f"/{status}")
         assert 1.0 <= second.at - first.at < 3
         assert [each.headers["webhook-attempt"] for each in (first, second)] == ["1", "2"]
         assert first.body == second.body
         assert first.headers["webhook-id"] == second.headers["webhook-id"]
         assert second.headers["cobalt-verification"] == _signature(second.body, schedule.secret)
-        assert [each["outcome"] for each in attempts] == ["refused", "refused"]
         assert schedule.delivery_status(f"/{status}") == "failed"
 
 

@@ -1,6 +1,7 @@
 """The verbs of ``python -m tools.local``; the Makefile has one target for each."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 
@@ -12,6 +13,7 @@ from tools.local.aws import forget_user_settings
 from tools.local.errors import LocalError
 
 INTERRUPTED = 130
+CLOSED_PIPE = 141
 
 
 def main(arguments: list[str]) -> int:
@@ -39,6 +41,9 @@ def main(arguments: list[str]) -> int:
     except (BotoCoreError, ClientError, requests.RequestException) as error:
         print(f"\nA server of the local stack failed: {error}", file=sys.stderr)
         return 1
+    except BrokenPipeError:  # whoever read our output has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return CLOSED_PIPE
     except KeyboardInterrupt:
         print("\nInterrupted.", file=sys.stderr)
         return INTERRUPTED

@@ -5,6 +5,7 @@ import json
 import os
 import platform
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 
@@ -60,6 +61,7 @@ def fingerprint(values: Mapping[str, str]) -> str:
 
 def deploy(aws: Aws, values: Mapping[str, str]) -> None:
     """Build, deploy, and set what the local AWS drops. `LocalError` with SAM's own words."""
+    check_syntax()
     with processes.exclusive(LOCAL / "build.lock", "its build"):
         _sam("build", "--parallel", "--cached", "--cache-dir", str(BUILD_CACHE),
              "--build-dir", str(BUILD), values=values)  # fmt: skip
@@ -68,6 +70,17 @@ def deploy(aws: Aws, values: Mapping[str, str]) -> None:
              "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
              values=values, endpoint=aws.endpoint)  # fmt: skip
     fixups.apply(aws, STACK_NAME)
+
+
+def check_syntax() -> None:
+    """Find a syntax error before the local AWS does: `LocalError` names the file and the line."""
+    for path in _ingredients():
+        if path.suffix == ".py":
+            try:
+                compile(path.read_bytes(), path, "exec")
+            except SyntaxError as error:
+                place = f"{path.relative_to(ROOT)}:{error.lineno}"
+                raise LocalError(f"{place}: {error.msg}. Mend it and try again.") from None
 
 
 def outputs(aws: Aws) -> dict[str, str] | None:
@@ -112,7 +125,9 @@ def _sam(verb: str, *options: str, values: Mapping[str, str], endpoint: str | No
     settings = sam_environment() | CREDENTIALS
     if endpoint:
         settings["AWS_ENDPOINT_URL"] = endpoint
-    status, said = processes.run(command, settings)
+    # SAM and pip leave temporary folders behind, the more so when they are interrupted.
+    with tempfile.TemporaryDirectory(dir=LOCAL, ignore_cleanup_errors=True) as scratch:
+        status, said = processes.run(command, settings | {"TMPDIR": scratch})
     if status:
         raise LocalError(f"sam {verb} failed:\n{said.strip()}")
 

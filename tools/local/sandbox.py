@@ -100,6 +100,12 @@ class Sandbox:
         """
         return str(self._cobalt("POST", "/v1/webhook", {"webhook_url": url})["webhook_secret_key"])
 
+    def forget_other_webhooks(self, url: str) -> None:
+        """Take back every URL but this one: an earlier port may be a stranger's by now."""
+        for known in self._cobalt("GET", "/v1/webhook")["webhook_urls"]:
+            if known["url"] != url:
+                self._cobalt("DELETE", f"/v1/webhook/{known['id']}")
+
     def rotate_webhook_secret(self) -> None:
         """Rotate the webhook secret; the previous one is accepted for 24 hours more."""
         self._cobalt("POST", "/v1/webhook/rotate-secret")

@@ -100,6 +100,7 @@ def configure(stack: Stack) -> None:
     credentials = {"client_id": stack.client_id, "client_secret": stack.client_secret}
     put(SecretId=stack.outputs["CobaltCredentialsArn"], SecretString=json.dumps(credentials))
     key = stack.sandbox.register_webhook(stack.webhook_url)
+    stack.sandbox.forget_other_webhooks(stack.webhook_url)
     put(
         SecretId=stack.outputs["WebhookSecretArn"],
         SecretString=json.dumps({"webhook_secret_key": key}),

@@ -37,6 +37,8 @@ def up() -> None:
     """Bring the stack up, or up to date, and tell how to use it."""
     with processes.exclusive(LOCK, "make up or make down"):
         ports = _read_ports()
+        if not all(processes.running(UP, name) for name in stacks.SERVERS):
+            STACK_FILE.unlink(missing_ok=True)  # it names what is no longer there
         with _stopped_on_failure(UP):
             stack = bring_up(UP, ports, say=_say, leashed=False)
         PORTS.write_text(json.dumps(asdict(ports)), encoding="utf-8")
