@@ -19,11 +19,16 @@ def fetch_appointments() -> Response[str]:
     client_id, client_secret, access_token = api.fetch_headers(event)
     service = bootstrap.fetch_appointments()
     service.admit(client_id, client_secret, access_token)
+    idempotency_key = api.idempotency_key(event)
     fetch = FetchRequest.from_body(api.json_object(event))
-    job_execution_id = service.start(
-        access_token, fetch, request_id=api.request_id(event), trigger="api"
+    started = service.start(
+        access_token,
+        fetch,
+        request_id=api.request_id(event),
+        trigger="api",
+        idempotency_key=idempotency_key,
     )
-    return api.accepted(event, job_execution_id)
+    return api.accepted(event, started.job_execution_id, joined=started.joined)
 
 
 @observed

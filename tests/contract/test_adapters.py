@@ -15,7 +15,7 @@ from cobalt_relay.adapters.jobs import Jobs
 from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import Secrets
 from cobalt_relay.adapters.table import Table
-from cobalt_relay.errors import BusFault, UnknownConnection
+from cobalt_relay.errors import BusFault, RequestRefused, UnknownConnection, UpstreamUnanswered
 from cobalt_relay.models import (
     Announced,
     Completion,
@@ -106,6 +106,14 @@ def job_of(jobs: JobStore, job_id: str) -> Job | None:
     return jobs.look_up(fresh("evt"), job_id).job
 
 
+def end(jobs: JobStore, completion: Completion, job: Job | None = None) -> Landing:
+    """End a job as it was seen, or as it is."""
+    seen = job or job_of(jobs, completion.job_execution_id)
+    assert seen is not None
+    landing, _ = jobs.end(seen, completion, NOW)
+    return landing
+
+
 def test_nothing_is_known_of_what_never_was(jobs: JobStore) -> None:
     known = jobs.look_up(fresh("evt"), fresh("job"))
 
@@ -144,7 +152,7 @@ def test_job_ends_and_tells_how(jobs: JobStore, state: JobState) -> None:
     _, job_id = accepted(jobs)
     completion = a_completion(job_id, state=state, error_code="login_required")
 
-    landing = jobs.end(completion, NOW)
+    landing = end(jobs, completion)
 
     known = jobs.look_up(completion.cobalt_event_id, job_id)
     assert landing is Landing.LANDED
@@ -159,9 +167,9 @@ def test_job_ends_and_tells_how(jobs: JobStore, state: JobState) -> None:
 def test_same_event_ends_nothing_twice(jobs: JobStore) -> None:
     _, first = accepted(jobs)
     _, second = accepted(jobs)
-    jobs.end(a_completion(first, cobalt_event_id="evt_" + first), NOW)
+    end(jobs, a_completion(first, cobalt_event_id="evt_" + first))
 
-    landing = jobs.end(a_completion(second, cobalt_event_id="evt_" + first), NOW)
+    landing = end(jobs, a_completion(second, cobalt_event_id="evt_" + first))
 
     job = job_of(jobs, second)
     assert landing is Landing.EVENT_KNOWN
@@ -171,15 +179,17 @@ def test_same_event_ends_nothing_twice(jobs: JobStore) -> None:
 
 def test_terminal_state_never_changes(jobs: JobStore) -> None:
     _, job_id = accepted(jobs)
-    jobs.end(a_completion(job_id), NOW)
+    seen = job_of(jobs, job_id)
+    end(jobs, a_completion(job_id))
 
     landings = [
-        jobs.end(a_completion(job_id, state=JobState.FAILED), NOW),
-        jobs.create_ended(a_completion(job_id, state=JobState.FAILED), NOW),
+        end(jobs, a_completion(job_id, state=JobState.FAILED)),
+        end(jobs, a_completion(job_id, state=JobState.FAILED), seen),
+        jobs.create_ended(a_completion(job_id, state=JobState.FAILED), NOW)[0],
     ]
 
     job = job_of(jobs, job_id)
-    assert landings == [Landing.JOB_CHANGED, Landing.JOB_CHANGED]
+    assert landings == [Landing.JOB_CHANGED] * 3
     assert job is not None
     assert job.state is JobState.COMPLETED
 
@@ -187,10 +197,12 @@ def test_terminal_state_never_changes(jobs: JobStore) -> None:
 def test_unknown_job_does_not_end_but_can_be_made(jobs: JobStore) -> None:
     completion = a_completion(fresh("job"))
 
+    stranger = Job(job_execution_id=completion.job_execution_id, state=JobState.ACCEPTED)
+
     landings = [
-        jobs.end(completion, NOW),
-        jobs.create_ended(completion, NOW),
-        jobs.create_ended(completion, NOW),
+        end(jobs, completion, stranger),
+        jobs.create_ended(completion, NOW)[0],
+        jobs.create_ended(completion, NOW)[0],
     ]
 
     job = job_of(jobs, completion.job_execution_id)
@@ -229,7 +241,7 @@ def test_one_wins_when_many_end_a_job_at_once(jobs: JobStore) -> None:
     completions = [a_completion(job_id) for _ in range(8)]
 
     with ThreadPoolExecutor(8) as pool:
-        landings = list(pool.map(jobs.end, completions, repeat(NOW)))
+        landings = list(pool.map(end, repeat(jobs), completions, repeat(job_of(jobs, job_id))))
 
     job = job_of(jobs, job_id)
     assert sorted(landings) == [Landing.JOB_CHANGED] * 7 + [Landing.LANDED]
@@ -239,15 +251,20 @@ def test_one_wins_when_many_end_a_job_at_once(jobs: JobStore) -> None:
 
 def landed_job(jobs: JobStore) -> Announced:
     _, job_id = accepted(jobs)
-    jobs.end(a_completion(job_id), NOW)
-    return Announced("JOB", job_id)
+    end(jobs, a_completion(job_id))
+    return Announced("JOB", job_id, JobState.COMPLETED)
 
 
 def recorded_event(jobs: JobStore) -> Announced:
     event_id = fresh("evt")
     location = ResultLocation(bucket="results", key="webhooks/x.json", version_id=None)
     record = EventRecord(
-        body_sha256="1" * 64, received_at=NOW, notification="open", result=location
+        body_sha256="1" * 64,
+        received_at=NOW,
+        event_type="appointment.created",
+        delivered_via="webhook",
+        notification="open",
+        result=location,
     )
     landings = [jobs.record_event(event_id, record, NOW) for _ in range(2)]
     assert landings == [Landing.LANDED, Landing.EVENT_KNOWN]
@@ -300,15 +317,15 @@ def test_request_row_is_due_until_its_outcome_is_known(real_jobs: Jobs, relay: R
     requests = [a_request() for _ in range(3)]
     for request in requests:
         real_jobs.record_request(request)
-    asked, refused, unknown = [request.request_id for request in requests]
+    _, refused, unknown = requests
 
-    real_jobs.close_request(refused, RequestState.FAILED, "request_refused")
-    real_jobs.close_request(unknown, RequestState.UNKNOWN, "upstream_unanswered")
-    real_jobs.close_request(unknown, RequestState.FAILED, "too_late")
+    real_jobs.close_request(refused, RequestState.FAILED, RequestRefused(), NOW)
+    real_jobs.close_request(unknown, RequestState.UNKNOWN, UpstreamUnanswered(), NOW)
+    real_jobs.close_request(unknown, RequestState.FAILED, RequestRefused(), NOW)
 
-    rows = [relay.item(f"REQUEST#{name}") or {} for name in (asked, refused, unknown)]
+    rows = [relay.item(f"REQUEST#{request.request_id}") or {} for request in requests]
     assert [row["state"] for row in rows] == ["REQUESTED", "FAILED", "UNKNOWN"]
-    assert ["due_at" in row for row in rows] == [True, False, True]
+    assert [row["due_at"][11:16] for row in rows] == ["10:05", "10:00", "10:01"]
     assert rows[2]["error_code"] == "upstream_unanswered"
     assert int(rows[0]["expires_at"]) == int((NOW + timedelta(days=30)).timestamp())
 
@@ -317,9 +334,11 @@ def test_job_row_is_due_until_its_event_is_sent(real_jobs: Jobs, relay: Relay) -
     request, job_id = accepted(real_jobs)
 
     before = relay.job(job_id) or {}
-    real_jobs.end(a_completion(job_id), NOW + 31 * SECOND)
+    seen = job_of(real_jobs, job_id)
+    assert seen is not None
+    real_jobs.end(seen, a_completion(job_id), NOW + 31 * SECOND)
     ended = relay.job(job_id) or {}
-    real_jobs.close_announcement(Announced("JOB", job_id), NOW)
+    real_jobs.close_announcement(Announced("JOB", job_id, JobState.COMPLETED), NOW)
     sent = relay.job(job_id) or {}
 
     assert before["due_at"] == "2025-01-02T10:01:01.000Z"
@@ -333,7 +352,7 @@ def test_unknown_request_becomes_accepted_when_its_job_shows_up(
 ) -> None:
     request = a_request()
     real_jobs.record_request(request)
-    real_jobs.close_request(request.request_id, RequestState.UNKNOWN, "upstream_unanswered")
+    real_jobs.close_request(request, RequestState.UNKNOWN, UpstreamUnanswered(), NOW)
 
     real_jobs.accept(request, fresh("job"), NOW)
 
@@ -362,12 +381,27 @@ def test_connection_is_listed_with_its_token_when_it_registered(connections: Reg
     name = connection_id_of(token)
     was_registered = connections.is_registered(name)
 
-    connections.register(name, token, NOW)
-    connections.register(name, token, NOW)
+    connections.keep_token(name, token)
+    connections.register(name, NOW)
+    connections.keep_token(name, token)
+    connections.register(name, NOW)
 
     assert (was_registered, connections.is_registered(name)) == (False, True)
     assert connections.token(name) == token
     assert list(connections.ids()).count(name) == 1
+
+
+def test_forgotten_token_is_gone(connections: Registry) -> None:
+    token = fresh("token")
+    name = connection_id_of(token)
+    connections.keep_token(name, token)
+
+    connections.forget_token(name)
+    connections.forget_token(name)
+
+    with pytest.raises(UnknownConnection):
+        connections.token(name)
+    assert not connections.is_registered(name)
 
 
 def test_stranger_has_no_token(connections: Registry) -> None:

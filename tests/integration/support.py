@@ -1,6 +1,7 @@
 """What integration tests share: polling, calls of the relay, and a look at what it keeps."""
 
 import time
+import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -47,9 +48,14 @@ class Relay:
         clinic: str = "riverside",
         headers: dict[str, str] | None = None,
         data: bytes | None = None,
+        key: str | None = None,
     ) -> requests.Response:
-        """POST /v1/appointments/fetch; `data` sends bytes instead of JSON."""
-        sent = self.stack.headers(clinic) if headers is None else headers
+        """POST /v1/appointments/fetch; `data` sends bytes instead of JSON.
+
+        With an `Idempotency-Key` of its own unless told otherwise, so that it joins no other job.
+        """
+        own = {"Idempotency-Key": key or str(uuid.uuid4())}
+        sent = self.stack.headers(clinic) | own if headers is None else headers
         url = f"{self.stack.api_url}/appointments/fetch"
         if data is not None:
             return requests.post(url, data=data, headers=sent, timeout=CALL_SECONDS)

@@ -2,6 +2,7 @@
 
 import json
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
@@ -143,8 +144,8 @@ def test_body_that_is_no_fetch_request_is_refused(relay: Relay, data: bytes, sta
     ("fault", "options", "status", "state"),
     [
         ("rate_limited", {}, 429, "FAILED"),
-        ("rate_limited", {"retry_after": 7}, 429, "FAILED"),
-        ("unavailable", {"retry_after": 7}, 502, "FAILED"),
+        ("rate_limited", {"retry_after": 30}, 429, "FAILED"),
+        ("unavailable", {"retry_after": 30}, 502, "FAILED"),
         ("unavailable", {}, 502, "UNKNOWN"),
         ("server_error", {}, 502, "UNKNOWN"),
         ("html", {}, 502, "UNKNOWN"),
@@ -168,10 +169,55 @@ def test_fault_of_cobalt_is_mapped_recorded_and_not_repeated(
 
     assert answer.status_code == status
     assert "<" not in refusal(answer)["message"]
-    assert answer.headers.get("retry-after") == ("7" if status == 429 and options else None)
+    assert answer.headers.get("retry-after") == ("30" if options else None)
     row = relay.item(f"REQUEST#{answer.headers['x-request-id']}")
     assert row is not None
     assert row["state"] == state
+    assert len(sandbox.requests("/v1/appointments/fetch")) == before + 1
+
+
+@pytest.mark.parametrize("fault", ["rate_limited", "unavailable"])
+def test_refusal_for_a_second_is_waited_out(relay: Relay, sandbox: Sandbox, fault: str) -> None:
+    before = len(sandbox.requests("/v1/appointments/fetch"))
+    sandbox.add_fault(fault, count=1, retry_after=1)
+
+    answer = relay.fetch(WEEK)
+
+    assert answer.status_code == 202
+    assert len(sandbox.requests("/v1/appointments/fetch")) == before + 2
+    row = relay.item(f"REQUEST#{answer.headers['x-request-id']}") or {}
+    assert row["state"] == "ACCEPTED"
+
+
+def test_ten_callers_with_one_key_start_one_job(relay: Relay, sandbox: Sandbox) -> None:
+    before = len(sandbox.requests("/v1/appointments/fetch"))
+    sandbox.add_fault("slow", count=1, seconds=1)
+    key = str(uuid.uuid4())
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: relay.fetch(WEEK, key=key), range(10)))
+
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert len(sandbox.requests("/v1/appointments/fetch")) == before + 1
+    assert relay.fetch({**WEEK, "end_date": "2025-01-09"}, key=key).status_code == 422
+
+
+def test_ten_equal_requests_at_once_join_one_job(
+    relay: Relay, stack: Stack, sandbox: Sandbox
+) -> None:
+    before = len(sandbox.requests("/v1/appointments/fetch"))
+    sandbox.add_fault("slow", count=1, seconds=1)
+    window = {"start_date": "2021-02-01", "end_date": "2021-02-03"}
+    headers = stack.headers("lakeside")
+
+    with ThreadPoolExecutor(10) as pool:
+        answers = list(pool.map(lambda _: relay.fetch(window, headers=headers), range(10)))
+
+    joined = [answer.headers.get("x-relay-joined") for answer in answers]
+    assert {answer.status_code for answer in answers} == {202}
+    assert len({answer.text for answer in answers}) == 1
+    assert sorted(joined, key=str) == [None] + ["true"] * 9
     assert len(sandbox.requests("/v1/appointments/fetch")) == before + 1
 
 

@@ -64,7 +64,9 @@ def test_others_are_fetched_when_one_link_is_broken(
     finally:
         sandbox.set_linked("riverside", linked=True)
 
-    assert outcome["failed"] == {fleet["riverside"]: "access_forbidden"}
+    relay.stack.reconcile()
+
+    assert outcome["failed"] == {fleet["riverside"]: "login_required"}
     assert list(outcome["started"]) == [fleet["lakeside"]]
 
     def announced() -> dict[str, Any] | None:
@@ -75,6 +77,7 @@ def test_others_are_fetched_when_one_link_is_broken(
                 if e["detail-type"] == "Appointment Fetch Failed"
                 and e["detail"].get("connection_id") == fleet["riverside"]
                 and e["detail"]["job_execution_id"] is None
+                and e["detail"]["trigger"] == "schedule"
             ),
             None,
         )
@@ -82,7 +85,7 @@ def test_others_are_fetched_when_one_link_is_broken(
     event = eventually(announced)
     assert event is not None
     validate_event(event["detail-type"], event["detail"])
-    assert event["detail"]["error_code"] == "access_forbidden"
+    assert event["detail"]["error_code"] == "login_required"
 
 
 def test_scheduler_starts_a_fetch_by_itself(

@@ -8,6 +8,7 @@ import socket
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn
 
@@ -19,6 +20,8 @@ from cobalt_relay.observability import logger
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.plan_fetches import PlanFetches
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
+from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+from cobalt_relay.services.take_in import TakeIn
 from tests.unit.fakes import (
     FakeBus,
     FakeClock,
@@ -30,6 +33,7 @@ from tests.unit.fakes import (
 )
 
 WEBHOOK_KEY = b"webhook-key"
+SINGLE_FLIGHT = timedelta(seconds=60)
 HEADERS = {"client_id": "client", "client_secret": "sesame", "access_token": "token-1"}
 
 
@@ -61,10 +65,20 @@ class World:
 
     def __post_init__(self) -> None:
         self.fetch_appointments = FetchAppointments(
-            self.cobalt, self.jobs, self.connections, self.secrets, now=self.clock
+            self.cobalt,
+            self.jobs,
+            self.connections,
+            self.secrets,
+            SINGLE_FLIGHT,
+            now=self.clock,
+            sleep=self.clock.sleep,
         )
-        self.receive_webhook = ReceiveWebhook(
-            self.jobs, self.results, self.bus, self.secrets, now=self.clock, sleep=self.clock.sleep
+        self.take_in = TakeIn(
+            self.jobs, self.results, self.bus, now=self.clock, sleep=self.clock.sleep
+        )
+        self.receive_webhook = ReceiveWebhook(self.take_in, self.secrets, now=self.clock)
+        self.reconcile_jobs = ReconcileJobs(
+            self.cobalt, self.jobs, self.connections, self.secrets, self.take_in, now=self.clock
         )
         self.plan_fetches = PlanFetches(
             self.fetch_appointments, self.connections, self.bus, now=self.clock
@@ -75,7 +89,7 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A world of fakes that the handlers are bound to."""
     world = World()
-    for name in ("fetch_appointments", "receive_webhook", "plan_fetches"):
+    for name in ("fetch_appointments", "receive_webhook", "plan_fetches", "reconcile_jobs"):
         monkeypatch.setattr(bootstrap, name, partial(getattr, world, name))
     return world
 

@@ -2,29 +2,32 @@
 
 import hashlib
 import json
-from collections.abc import Iterator
+import re
+from collections.abc import Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
-from typing import Any
+from threading import Lock
+from typing import Any, cast
 
 import jsonschema
+from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from pydantic import BaseModel
 
-from cobalt_relay.adapters.jobs import ANNOUNCING
+from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Write
 from cobalt_relay.errors import BusFault, CredentialsNotConfigured, RelayError, UnknownConnection
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
-    Announced,
+    JOB_MOVES,
+    REQUEST_MOVES,
     ClientCredentials,
-    Completion,
     EventRecord,
     FetchRequest,
     Job,
-    JobState,
-    Known,
-    Landing,
-    Request,
-    RequestState,
+    ListedEvent,
+    RequestRecord,
     ResultLocation,
+    connection_id_of,
 )
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "events"
@@ -64,113 +67,126 @@ class FakeClock:
         self.moment += timedelta(seconds=seconds)
 
 
-class FakeJobs(Faults):
-    """The rows, in dictionaries."""
+class FakeTable:
+    """Items in a dictionary. Understands the expressions that the adapters write, and no others."""
+
+    def __init__(self) -> None:
+        self.items: dict[tuple[str, str], Item] = {}
+        self._lock = Lock()
+
+    def get(self, *keys: Key) -> list[Item | None]:
+        found = [self.items.get(_place(key)) for key in keys]
+        return [_stored(item) if item else None for item in found]
+
+    def write(self, *writes: Write) -> None:
+        with self._lock:
+            failed = [not self._holds(each) for each in writes]
+            if any(failed):
+                raise ConditionFailedError(failed)
+            for each in writes:
+                item = _stored(self._written(each))
+                _expect_a_move(self.items.get(_place(each.key)), item)
+                self.items[_place(each.key)] = item
+
+    def keys_of_index(
+        self, index: str, partition: tuple[str, str], up_to: tuple[str, str] | None = None
+    ) -> Iterator[Item]:
+        name, value = partition
+        sort_key = {"due": "due_at", "connections": "connection_id"}[index]
+        found = [item for item in self.items.values() if item.get(name) == value]
+        for item in sorted(found, key=lambda item: str(item[sort_key])):
+            if up_to is None or item[sort_key] <= up_to[1]:
+                yield {"pk": item["pk"], "sk": item["sk"], name: value, sort_key: item[sort_key]}
+
+    def _holds(self, write: Write) -> bool:
+        item = self.items.get(_place(write.key), {})
+        return any(
+            all(_is_true(term, item, write.values) for term in either.split(" AND "))
+            for either in write.condition.split(" OR ")
+        )
+
+    def _written(self, write: Write) -> Item:
+        if isinstance(write, Put):
+            return {**write.key.attributes(), **write.item}
+        sets, _, removes = write.expression.removeprefix("SET ").partition(" REMOVE ")
+        item = {**write.key.attributes(), **self.items.get(_place(write.key), {})}
+        for each in sets.split(", "):
+            name, value = each.split(" = ")
+            item[name.removeprefix("#")] = write.values[value]
+        return {name: value for name, value in item.items() if name not in removes.split(", ")}
+
+
+def _expect_a_move(before: Item | None, after: Item) -> None:
+    """Refuse any change of a state that is not drawn."""
+    tables: dict[str, Mapping[Any, Any]] = {"JOB": JOB_MOVES, "REQUEST": REQUEST_MOVES}
+    moves = tables.get(after["sk"], {})
+    if before and before.get("state") in moves and before["state"] != after["state"]:
+        assert after["state"] in moves[before["state"]]
+
+
+def _place(key: Key) -> tuple[str, str]:
+    pk, sk = key.attributes().values()
+    return pk, sk
+
+
+def _stored(item: Item) -> Item:
+    """What DynamoDB gives back of an item; it takes no floats, for one."""
+    serialize, deserialize = TypeSerializer().serialize, TypeDeserializer().deserialize
+    kept = {name: value for name, value in item.items() if value is not None}
+    return {name: deserialize(serialize(value)) for name, value in kept.items()}
+
+
+def _is_true(term: str, item: Item, values: Mapping[str, Any]) -> bool:
+    name = re.sub(r"^\w+\(|\)$", "", term.split(maxsplit=1)[0]).removeprefix("#")
+    match term.split(maxsplit=2):
+        case [function]:
+            return (name in item) is function.startswith("attribute_exists")
+        case [_, "=", value]:
+            return name in item and bool(item[name] == values[value])
+        case [_, "<", value]:
+            return name in item and bool(item[name] < values[value])
+        case [_, "IN", among]:
+            return item.get(name) in [values[value] for value in among.strip("()").split(", ")]
+    raise AssertionError(f"not understood: {term}")
+
+
+class FakeJobs(Faults, Jobs):
+    """The real rows on a fake table."""
 
     def __init__(self, deadline: timedelta = timedelta(minutes=120)) -> None:
-        super().__init__()
-        self.deadline = deadline
-        self.requests: dict[str, dict[str, Any]] = {}
-        self.jobs: dict[str, Job] = {}
-        self.events: dict[str, EventRecord] = {}
-        self.announced_from: dict[Announced, datetime] = {}
+        Faults.__init__(self)
+        self.table = FakeTable()
+        Jobs.__init__(self, cast("Table", self.table), timedelta(days=30), deadline)
 
-    def record_request(self, request: Request) -> None:
-        self.meet("record_request")
-        self.requests[request.request_id] = {"request": request, "state": RequestState.REQUESTED}
+    def __getattribute__(self, name: str) -> Any:
+        if name in _CALLS:
+            self.meet(name)
+        return super().__getattribute__(name)
 
-    def close_request(self, request_id: str, state: RequestState, error_code: str) -> None:
-        self.meet("close_request")
-        if self.requests[request_id]["state"] is RequestState.REQUESTED:
-            self.requests[request_id] |= {"state": state, "error_code": error_code}
+    @property
+    def jobs(self) -> dict[str, Job]:
+        return {key: Job.model_validate(_only(Job, item)) for key, item in self.rows("JOB")}
 
-    def accept(self, request: Request, job_execution_id: str, accepted_at: datetime) -> None:
-        self.meet("accept")
-        known = self.jobs.get(job_execution_id)
-        job = known or Job(job_execution_id=job_execution_id, state=JobState.ACCEPTED)
-        if not job.connection_id:
-            self.jobs[job_execution_id] = job.model_copy(
-                update={
-                    "connection_id": request.connection_id,
-                    "request_id": request.request_id,
-                    "trigger": request.trigger,
-                    "search_by": request.search_by,
-                    "window": request.window,
-                    "accepted_at": accepted_at,
-                    "deadline": accepted_at + self.deadline,
-                }
-            )
-        self.requests[request.request_id] |= {
-            "state": RequestState.ACCEPTED,
-            "job_execution_id": job_execution_id,
-        }
+    @property
+    def requests(self) -> dict[str, RequestRecord]:
+        rows = self.rows("REQUEST")
+        return {key: RequestRecord.model_validate(_only(RequestRecord, item)) for key, item in rows}
 
-    def look_up(self, event_id: str, job_execution_id: str | None) -> Known:
-        self.meet("look_up")
-        return Known(self.events.get(event_id), self.jobs.get(job_execution_id or ""))
+    @property
+    def events(self) -> dict[str, EventRecord]:
+        return {key: EventRecord.model_validate(item) for key, item in self.rows("EVENT")}
 
-    def end(self, completion: Completion, now: datetime) -> Landing:
-        self.meet("end")
-        job = self.jobs.get(completion.job_execution_id)
-        if completion.cobalt_event_id in self.events:
-            return Landing.EVENT_KNOWN
-        if not job or not job.is_open:
-            return Landing.JOB_CHANGED
-        return self._end(job, completion, now)
+    def rows(self, kind: str) -> Iterator[tuple[str, Item]]:
+        for (pk, sk), item in self.table.items.items():
+            if sk == kind:
+                yield pk.removeprefix(f"{kind}#"), item
 
-    def create_ended(self, completion: Completion, now: datetime) -> Landing:
-        self.meet("create_ended")
-        if completion.cobalt_event_id in self.events:
-            return Landing.EVENT_KNOWN
-        if completion.job_execution_id in self.jobs:
-            return Landing.JOB_CHANGED
-        job = Job(job_execution_id=completion.job_execution_id, state=completion.state)
-        return self._end(job, completion, now)
 
-    def _end(self, job: Job, completion: Completion, now: datetime) -> Landing:
-        self.jobs[job.job_execution_id] = job.model_copy(
-            update={"state": completion.state, "completion": completion}
-        )
-        self.events[completion.cobalt_event_id] = EventRecord(
-            body_sha256=completion.body_sha256,
-            received_at=completion.completed_at,
-            job_execution_id=job.job_execution_id,
-        )
-        self.announced_from[Announced("JOB", job.job_execution_id)] = now
-        return Landing.LANDED
+_CALLS = frozenset(name for name in vars(Jobs) if not name.startswith("_"))
 
-    def record_event(self, event_id: str, record: EventRecord, now: datetime) -> Landing:
-        self.meet("record_event")
-        if event_id in self.events:
-            return Landing.EVENT_KNOWN
-        self.events[event_id] = record
-        self.announced_from[Announced("EVENT", event_id)] = now
-        return Landing.LANDED
 
-    def take_announcement(self, announced: Announced, now: datetime) -> bool:
-        self.meet("take_announcement")
-        since = self.announced_from.get(announced)
-        if since is None or since >= now - ANNOUNCING:
-            return False
-        self.announced_from[announced] = now
-        return True
-
-    def release_announcement(self, announced: Announced) -> None:
-        self.meet("release_announcement")
-        self.announced_from[announced] = datetime.min.replace(tzinfo=UTC)
-
-    def close_announcement(self, announced: Announced, now: datetime) -> None:
-        self.meet("close_announcement")
-        if self.announced_from.pop(announced, None) is None:
-            return
-        if announced.kind == "JOB":
-            self.jobs[announced.id] = self.jobs[announced.id].model_copy(
-                update={"notified_at": now}
-            )
-        else:
-            self.events[announced.id] = self.events[announced.id].model_copy(
-                update={"notification": "sent"}
-            )
+def _only(model: type[BaseModel], item: Item) -> Item:
+    return {name: item[name] for name in model.model_fields if name in item}
 
 
 class FakeResults(Faults):
@@ -234,25 +250,42 @@ class FakeSecrets:
 
 
 class FakeConnections(Faults):
-    """Tokens by connection id."""
+    """Tokens by connection id, and the connections that are registered."""
 
     def __init__(self) -> None:
         super().__init__()
         self.tokens: dict[str, str] = {}
+        self.registered: dict[str, datetime] = {}
         self.looked_up = 0
+
+    def add(self, access_token: str, now: datetime = datetime(2025, 1, 1, tzinfo=UTC)) -> str:
+        connection_id = connection_id_of(access_token)
+        self.tokens[connection_id] = access_token
+        self.registered[connection_id] = now
+        return connection_id
 
     def is_registered(self, connection_id: str) -> bool:
         self.meet("is_registered")
         self.looked_up += 1
-        return connection_id in self.tokens
+        return connection_id in self.registered
 
-    def register(self, connection_id: str, access_token: str, now: datetime) -> None:
-        self.meet("register")
+    def keep_token(self, connection_id: str, access_token: str) -> bool:
+        self.meet("keep_token")
+        is_new = connection_id not in self.tokens
         self.tokens.setdefault(connection_id, access_token)
+        return is_new
+
+    def forget_token(self, connection_id: str) -> None:
+        self.meet("forget_token")
+        self.tokens.pop(connection_id, None)
+
+    def register(self, connection_id: str, now: datetime) -> None:
+        self.meet("register")
+        self.registered.setdefault(connection_id, now)
 
     def ids(self) -> Iterator[str]:
         self.meet("ids")
-        yield from self.tokens
+        yield from self.registered
 
     def token(self, connection_id: str) -> str:
         if connection_id not in self.tokens:
@@ -260,12 +293,19 @@ class FakeConnections(Faults):
         return self.tokens[connection_id]
 
 
-class FakeCobalt:
-    """Accepts everything under running job ids, or raises what a test wants for a token."""
+class FakeCobalt(Faults):
+    """Accepts everything under running job ids, or raises what a test wants for a token.
+
+    What it has recorded, the newest first, is in `listed`; `references` has the labels of tokens.
+    """
 
     def __init__(self) -> None:
+        super().__init__()
         self.calls: list[tuple[ClientCredentials, str, FetchRequest]] = []
         self.errors: dict[str, Exception] = {}
+        self.listed: list[ListedEvent] = []
+        self.asked: list[str] = []
+        self.references: dict[str, str] = {}
 
     def fetch_appointments(
         self, credentials: ClientCredentials, access_token: str, request: FetchRequest
@@ -274,3 +314,22 @@ class FakeCobalt:
         if access_token in self.errors:
             raise self.errors[access_token]
         return f"job_{len(self.calls)}"
+
+    def events_of_job(
+        self, credentials: ClientCredentials, job_execution_id: str
+    ) -> Iterator[ListedEvent]:
+        self.asked.append(job_execution_id)
+        self.meet("events_of_job")
+        self.meet(job_execution_id)
+        yield from (e for e in self.listed if e.event.job_execution_id == job_execution_id)
+
+    def live_fetches_since(
+        self, credentials: ClientCredentials, since: datetime
+    ) -> Iterator[ListedEvent]:
+        self.asked.append("live_fetches_since")
+        self.meet("live_fetches_since")
+        yield from (e for e in self.listed if e.created_at is None or e.created_at >= since)
+
+    def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
+        self.meet("reference_of")
+        return self.references.get(access_token)

@@ -5,7 +5,7 @@ import threading
 from collections.abc import Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
+from typing import Any, cast
 
 import boto3
 import pytest
@@ -30,6 +30,7 @@ from cobalt_relay.errors import (
 from cobalt_relay.events import CobaltEventReceived
 from cobalt_relay.models import ResultLocation
 from cobalt_relay.places import appointments_place, event_place, safe_part
+from tests.unit.fakes import FakeTable
 
 NOW = datetime(2025, 1, 2, 10, tzinfo=UTC)
 
@@ -364,13 +365,10 @@ def test_failed_parts_are_told_when_a_condition_does_not_hold(stubbed: Stubbed) 
 @for_service("dynamodb")
 def test_table_fault_when_a_write_fails(stubbed: Stubbed) -> None:
     stubbed.fail("transact_write_items", "ProvisionedThroughputExceededException")
-    stubbed.fail("put_item", "ProvisionedThroughputExceededException")
     table = Table(stubbed.client, "table")
 
     with pytest.raises(TableFault):
         table.write(Put(Key("A", "1"), {}))
-    with pytest.raises(TableFault):
-        table.put(Key("A", "1"), {})
 
 
 @for_service("dynamodb")
@@ -446,6 +444,33 @@ def test_table_fault_when_a_read_fails_or_is_cut_short(stubbed: Stubbed) -> None
             Table(stubbed.client, "table").get(Key("A", "1"))
 
 
+@for_service("dynamodb")
+def test_keys_that_were_left_out_are_read_again(stubbed: Stubbed) -> None:
+    first, second = ({"pk": {"S": f"A#{name}"}, "sk": {"S": "A"}} for name in "12")
+    stubbed.answer(
+        "batch_get_item",
+        {
+            "Responses": {"table": [first]},
+            "UnprocessedKeys": {"table": {"Keys": [second]}},
+        },
+    )
+    stubbed.answer("batch_get_item", {"Responses": {"table": [second]}})
+
+    items = Table(stubbed.client, "table").get(Key("A", "2"), Key("A", "1"))
+
+    assert items == [{"pk": "A#2", "sk": "A"}, {"pk": "A#1", "sk": "A"}]
+
+
+@for_service("dynamodb")
+def test_fault_when_keys_are_left_out_again_and_again(stubbed: Stubbed) -> None:
+    left_out = {"table": {"Keys": [{"pk": {"S": "A#1"}, "sk": {"S": "A"}}]}}
+    for _ in range(3):
+        stubbed.answer("batch_get_item", {"Responses": {}, "UnprocessedKeys": left_out})
+
+    with pytest.raises(TableFault):
+        Table(stubbed.client, "table").get(Key("A", "1"))
+
+
 def test_table_fault_when_nobody_answers() -> None:
     client = boto3.client(
         "dynamodb",
@@ -480,19 +505,27 @@ def test_table_fault_when_an_index_cannot_be_read(stubbed: Stubbed) -> None:
 
 
 def connections_on(stubbed: Stubbed) -> Connections:
-    class NoTable:
-        def write(self, *_writes: object) -> None:
-            raise AssertionError("the row must not come before the token")
-
-    return Connections(NoTable(), stubbed.client, "/relay/tokens")  # type: ignore[arg-type]
+    return Connections(cast("Table", FakeTable()), stubbed.client, "/relay/tokens")
 
 
 @for_service("ssm")
-def test_no_row_is_written_when_the_token_cannot_be_kept(stubbed: Stubbed) -> None:
+def test_fault_when_the_token_cannot_be_kept(stubbed: Stubbed) -> None:
     stubbed.fail("put_parameter", "InternalServerError")
 
     with pytest.raises(TokensFault):
-        connections_on(stubbed).register("conn_1", "token", NOW)
+        connections_on(stubbed).keep_token("conn_1", "token")
+
+
+@for_service("ssm")
+def test_fault_when_a_token_cannot_be_forgotten_unless_there_is_none(stubbed: Stubbed) -> None:
+    connections = connections_on(stubbed)
+    stubbed.fail("delete_parameter", "ParameterNotFound")
+    stubbed.fail("delete_parameter", "InternalServerError")
+
+    connections.forget_token("conn_1")
+
+    with pytest.raises(TokensFault):
+        connections.forget_token("conn_1")
 
 
 @pytest.mark.parametrize(

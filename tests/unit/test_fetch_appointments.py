@@ -2,13 +2,16 @@
 
 import json
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
 from cobalt_relay.errors import (
     AccessForbidden,
+    AccessTokenRefused,
     RateLimited,
+    RelayError,
     RequestRefused,
     TableFault,
     TokensFault,
@@ -17,7 +20,7 @@ from cobalt_relay.errors import (
     UpstreamUnanswered,
     UpstreamUnreachable,
 )
-from cobalt_relay.models import ClientCredentials, JobState, RequestState, connection_id_of
+from cobalt_relay.models import ClientCredentials, JobState, Request, RequestState, connection_id_of
 from functions.fetch_appointments.handler import lambda_handler
 from tests.unit.conftest import HEADERS, LambdaContextStub, World, body_of, fetch_event, header
 
@@ -25,7 +28,8 @@ WEEK = {"start_date": "2023-12-01", "end_date": "2023-12-07"}
 REQUEST_ID = "0b5a1c5e-0000-4000-8000-000000000001"
 
 
-def call(event: dict[str, Any]) -> dict[str, Any]:
+def call(event: dict[str, Any], number: int = 1) -> dict[str, Any]:
+    event["requestContext"]["requestId"] = REQUEST_ID[:-1] + str(number)
     answer: dict[str, Any] = lambda_handler(event, LambdaContextStub())
     return answer
 
@@ -48,7 +52,7 @@ def test_request_and_job_are_on_record_when_cobalt_accepts(world: World) -> None
     call(fetch_event(WEEK))
 
     request, job = world.jobs.requests[REQUEST_ID], world.jobs.jobs["job_1"]
-    assert request["state"] is RequestState.ACCEPTED
+    assert request.state is RequestState.ACCEPTED
     assert (job.state, job.trigger, job.request_id) == (JobState.ACCEPTED, "api", REQUEST_ID)
     assert job.connection_id == connection_id_of("token-1")
     assert job.window is not None
@@ -61,8 +65,9 @@ def request_of(world: World) -> Any:
 
 
 def test_connection_registers_itself_once_when_cobalt_accepts(world: World) -> None:
-    for _ in range(3):
-        call(fetch_event(WEEK))
+    for number in range(3):
+        call(fetch_event(WEEK), number)
+        world.clock.sleep(61)
 
     assert world.connections.tokens == {connection_id_of("token-1"): "token-1"}
     assert world.connections.looked_up == 1
@@ -253,8 +258,8 @@ def test_refusal_keeps_its_status_and_text_when_cobalt_starts_nothing(
     assert answer["statusCode"] == status
     assert body_of(answer) == {"success": False, **body}
     assert header(answer, "Retry-After") == retry_after
-    assert world.jobs.requests[REQUEST_ID]["state"] is RequestState.FAILED
-    assert world.connections.tokens == {}
+    assert world.connections.registered == {}
+    assert world.jobs.requests[REQUEST_ID].state is RequestState.FAILED
 
 
 @pytest.mark.parametrize(
@@ -270,13 +275,13 @@ def test_request_is_unknown_and_sent_once_when_cobalt_may_have_started(
 
     assert answer["statusCode"] == status
     assert body_of(answer) == {"success": False, "message": error.message}
-    assert world.jobs.requests[REQUEST_ID]["state"] is RequestState.UNKNOWN
+    assert world.jobs.requests[REQUEST_ID].state is RequestState.UNKNOWN
     assert len(world.cobalt.calls) == 1
 
 
 def test_refusal_is_answered_when_its_record_cannot_be_written(world: World) -> None:
     world.cobalt.errors["token-1"] = RequestRefused(EMR)
-    world.jobs.fail("close_request", TableFault())
+    world.jobs.fail("close_request", *[TableFault()] * 3)
 
     answer = call(fetch_event(WEEK))
 
@@ -294,20 +299,40 @@ def test_503_and_no_call_when_the_request_cannot_be_recorded(world: World) -> No
 
 @pytest.mark.parametrize("call_name", ["accept"])
 def test_202_all_the_same_when_the_job_cannot_be_recorded(world: World, call_name: str) -> None:
-    world.jobs.fail(call_name, TableFault())
+    world.jobs.fail(call_name, *[TableFault()] * 3)
 
     answer = call(fetch_event(WEEK))
 
     assert answer["statusCode"] == 202
+    assert world.jobs.jobs == {}
 
 
-def test_registration_is_tried_again_when_it_failed(world: World) -> None:
-    world.connections.fail("register", TokensFault())
+def test_what_came_of_a_request_is_written_again_when_a_write_fails(world: World) -> None:
+    world.jobs.fail("accept", TableFault(), TableFault())
 
-    answers = [call(fetch_event(WEEK)) for _ in range(2)]
+    call(fetch_event(WEEK))
+
+    assert world.jobs.requests[REQUEST_ID].state is RequestState.ACCEPTED
+
+
+@pytest.mark.parametrize(
+    ("call_name", "fault"),
+    [("register", TableFault()), ("keep_token", TokensFault()), ("is_registered", TableFault())],
+)
+def test_registration_is_tried_again_when_it_failed(
+    world: World, call_name: str, fault: RelayError
+) -> None:
+    world.connections.fail(call_name, fault)
+
+    answers = [call(fetch_event(WEEK))]
+    was_registered = bool(world.connections.registered)
+    world.clock.sleep(61)
+    answers.append(call(fetch_event(WEEK), 2))
 
     assert [answer["statusCode"] for answer in answers] == [202, 202]
+    assert not was_registered
     assert list(world.connections.tokens.values()) == ["token-1"]
+    assert list(world.connections.registered) == [connection_id_of("token-1")]
 
 
 def test_500_says_nothing_of_the_cause_when_something_unforeseen_happens(
@@ -353,3 +378,347 @@ def test_logs_hold_neither_tokens_nor_secrets_nor_an_mrn(
     assert any(line.get("message") == "fetch_accepted" for line in lines)
     assert "canary" not in json.dumps(lines)
     assert "sesame" not in json.dumps(lines)
+
+
+# ------------------------------------------------------------------------- one question, put only once
+
+
+def ask(world: World, number: int, key: str | None = None, body: Any = None) -> dict[str, Any]:
+    headers = HEADERS | ({"Idempotency-Key": key} if key is not None else {})
+    return call(fetch_event(WEEK if body is None else body, headers), number)
+
+
+def jobs_of(*answers: dict[str, Any]) -> list[Any]:
+    return [body_of(answer).get("job_execution_id") for answer in answers]
+
+
+OTHER_WEEK = {"start_date": "2023-12-08", "end_date": "2023-12-14"}
+
+
+def test_same_key_and_body_give_the_same_job_for_a_day(world: World) -> None:
+    first = ask(world, 1, "k")
+    world.clock.moment += timedelta(hours=23, minutes=59)
+    second = ask(world, 2, "k", {"search_by": "date_range", **WEEK})
+    world.clock.moment += timedelta(minutes=2)
+    third = ask(world, 3, "k")
+
+    assert jobs_of(first, second, third) == ["job_1", "job_1", "job_2"]
+    assert header(second, "x-relay-joined") is None
+    assert "k" not in json.dumps([pk for pk, _ in world.jobs.table.items])
+
+
+def test_422_when_a_key_comes_with_another_body(world: World) -> None:
+    ask(world, 1, "k")
+
+    answers = [ask(world, 2, "k", OTHER_WEEK), ask(world, 3, "other", OTHER_WEEK)]
+
+    assert [answer["statusCode"] for answer in answers] == [422, 202]
+    assert len(world.cobalt.calls) == 2
+
+
+def test_keys_of_two_connections_have_nothing_to_do_with_each_other(world: World) -> None:
+    mine = ask(world, 1, "k")
+    theirs = call(
+        fetch_event(WEEK, {**HEADERS, "access_token": "token-2", "Idempotency-Key": "k"}), 2
+    )
+
+    assert jobs_of(mine, theirs) == ["job_1", "job_2"]
+
+
+@pytest.mark.parametrize("key", ["", " ", "x" * 256, "a\tb", "a\x00"])
+def test_400_when_a_key_is_none(world: World, key: str) -> None:
+    answer = ask(world, 1, key)
+
+    assert answer["statusCode"] == 400
+    assert "Idempotency-Key" in body_of(answer)["message"]
+    assert world.cobalt.calls == []
+
+
+def test_400_when_there_are_two_keys(world: World) -> None:
+    event = fetch_event(WEEK)
+    event["multiValueHeaders"]["idempotency-key"] = ["a", "b"]
+
+    assert call(event)["statusCode"] == 400
+
+
+def test_equal_request_joins_a_job_that_is_open_and_young(world: World) -> None:
+    first = ask(world, 1)
+    world.clock.sleep(59)
+    second, other = ask(world, 2), ask(world, 3, body=OTHER_WEEK)
+    world.clock.sleep(1)
+    third = ask(world, 4)
+
+    assert jobs_of(first, second, other, third) == ["job_1", "job_1", "job_2", "job_3"]
+    assert [header(answer, "x-relay-joined") for answer in (first, second, third)] == [
+        None,
+        "true",
+        None,
+    ]
+    assert list(world.jobs.requests) == [REQUEST_ID[:-1] + n for n in "134"]
+
+
+def test_equal_request_starts_its_own_when_the_job_has_ended(world: World) -> None:
+    ask(world, 1)
+    job = world.jobs.jobs["job_1"]
+    world.clock.sleep(5)
+    world.jobs.expire_job(job, world.clock())
+
+    answer = ask(world, 2)
+
+    assert jobs_of(answer) == ["job_2"]
+
+
+def test_call_with_a_key_joins_nobody_but_can_be_joined(world: World) -> None:
+    answers = [ask(world, 1), ask(world, 2, "k"), ask(world, 3)]
+
+    assert jobs_of(*answers) == ["job_1", "job_2", "job_2"]
+    assert header(answers[2], "x-relay-joined") == "true"
+
+
+def test_nobody_joins_when_single_flight_is_off(world: World) -> None:
+    world.fetch_appointments._single_flight = timedelta(0)
+
+    assert jobs_of(ask(world, 1), ask(world, 2)) == ["job_1", "job_2"]
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_call_waits_for_an_equal_one_and_gets_its_answer(world: World, key: str | None) -> None:
+    answers = []
+
+    def sleep(seconds: float) -> None:
+        """The first call is being answered while the second one waits."""
+        world.clock.moment += timedelta(seconds=seconds)
+        if world.clock() - began > timedelta(seconds=2):
+            world.jobs.accept(first, "job_1", world.clock())
+
+    began = world.clock()
+    world.jobs.fail("accept", *[TableFault()] * 3)
+    ask(world, 1, key)  # as far as the table knows, it is still under way
+    first = world.jobs.requests[REQUEST_ID]
+    world.fetch_appointments._sleep = sleep
+    answers.append(ask(world, 2, key))
+
+    assert jobs_of(*answers) == ["job_1"]
+    assert len(world.cobalt.calls) == 1
+    assert world.clock() - began < timedelta(seconds=4)
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_503_when_an_equal_call_takes_too_long(world: World, key: str | None) -> None:
+    world.jobs.fail("accept", *[TableFault()] * 3)
+    ask(world, 1, key)
+
+    answer = ask(world, 2, key)
+
+    assert (answer["statusCode"], header(answer, "Retry-After")) == (503, "5")
+    assert len(world.cobalt.calls) == 1
+
+
+@pytest.mark.parametrize("key", ["k", None])
+def test_hold_of_a_call_that_died_is_free_after_its_lease(world: World, key: str | None) -> None:
+    world.jobs.fail("accept", *[TableFault()] * 3)
+    ask(world, 1, key)
+    world.clock.sleep(30)
+
+    answer = ask(world, 2, key)
+
+    assert jobs_of(answer) == ["job_2"]
+
+
+@pytest.mark.parametrize("key", ["k", None])
+@pytest.mark.parametrize(
+    "error", [RateLimited(retry_after="30"), UpstreamUnreachable(), RequestRefused(EMR)]
+)
+def test_refusal_is_not_remembered(world: World, key: str | None, error: Any) -> None:
+    world.cobalt.errors["token-1"] = error
+    refused = ask(world, 1, key)
+    world.cobalt.errors.clear()
+
+    answer = ask(world, 2, key)
+
+    assert refused["statusCode"] >= 400
+    assert jobs_of(answer) == ["job_2"]
+
+
+def test_unanswered_request_is_never_sent_again_for_its_key(world: World) -> None:
+    world.cobalt.errors["token-1"] = UpstreamUnanswered()
+    first = ask(world, 1, "k")
+    world.cobalt.errors.clear()
+    world.clock.sleep(600)
+    second = ask(world, 2, "k")
+    unknown = world.jobs.requests[REQUEST_ID]
+
+    world.jobs.accept(unknown, "job_9", world.clock())
+    third = ask(world, 3, "k")
+
+    assert [each["statusCode"] for each in (first, second, third)] == [504, 504, 202]
+    assert jobs_of(third) == ["job_9"]
+    assert len(world.cobalt.calls) == 1
+
+
+def test_unanswered_request_is_not_sent_again_for_its_key_when_it_expired(world: World) -> None:
+    world.cobalt.errors["token-1"] = UpstreamUnanswered()
+    ask(world, 1, "k")
+    world.cobalt.errors.clear()
+    world.jobs.expire_request(world.jobs.requests[REQUEST_ID], world.clock())
+
+    same, new = ask(world, 2, "k"), ask(world, 3, "new")
+
+    assert (same["statusCode"], jobs_of(new)) == (504, ["job_2"])
+
+
+@pytest.mark.parametrize("minutes", [1, 10, 130])
+def test_key_of_a_call_that_died_stays_free_whatever_the_reconciler_makes_of_it(
+    world: World, minutes: int
+) -> None:
+    world.jobs.fail("accept", *[TableFault()] * 3)
+    ask(world, 1, "k")
+    for _ in range(minutes):
+        world.clock.sleep(60)
+        world.reconcile_jobs.run(lambda: 180.0)
+
+    assert jobs_of(ask(world, 2, "k")) == ["job_2"]
+
+
+@pytest.mark.parametrize("key", ["k", None])
+@pytest.mark.parametrize(
+    ("error", "status"),
+    [
+        (RateLimited("Slow down.", retry_after="30"), 429),
+        (AccessForbidden(LINK, error="login_required"), 403),
+        (UpstreamUnreachable(), 502),
+    ],
+)
+def test_callers_that_wait_for_a_refusal_get_it_too(
+    world: World, key: str | None, error: Any, status: int
+) -> None:
+    asked: list[Any] = []
+
+    def sleep(seconds: float) -> None:
+        world.clock.moment += timedelta(seconds=seconds)
+        world.jobs.close_request(asked[0], RequestState.FAILED, error, world.clock())
+
+    world.jobs.fail("accept", *[TableFault()] * 3)
+    ask(world, 1, key)  # as far as the table knows, it is still under way
+    asked.append(world.jobs.requests[REQUEST_ID])
+    world.fetch_appointments._sleep = sleep
+
+    answer = ask(world, 2, key)
+
+    assert answer["statusCode"] == status
+    assert body_of(answer).get("error") == getattr(error, "error", None)
+    assert header(answer, "Retry-After") == error.retry_after
+    assert len(world.cobalt.calls) == 1
+
+
+def test_mrn_is_asked_for_once_too(world: World) -> None:
+    by_mrn = {"search_by": "mrn", "mrn": "MRN-1"}
+
+    answers = [ask(world, 1, "k", by_mrn), ask(world, 2, "k", by_mrn), ask(world, 3, None, by_mrn)]
+
+    assert jobs_of(*answers) == ["job_1", "job_1", "job_1"]
+
+
+def test_second_request_with_the_same_job_keeps_it(world: World) -> None:
+    """Cobalt may know better than we do that two fetches are one."""
+    ask(world, 1, "a")
+    request = world.jobs.requests[REQUEST_ID].model_copy(update={"request_id": "r2"})
+    world.jobs.record_request(Request.model_validate(_fields(request, Request)))
+
+    accepted = world.jobs.accept(request, "job_1", world.clock())
+
+    assert accepted
+    assert world.jobs.requests["r2"].job_execution_id == "job_1"
+    assert world.jobs.jobs["job_1"].request_id == REQUEST_ID
+
+
+def test_job_of_a_request_that_has_another_job_is_kept_alone(world: World) -> None:
+    ask(world, 1, "a")
+    request = world.jobs.requests[REQUEST_ID]
+
+    accepted = world.jobs.accept(request, "job_9", world.clock())
+
+    assert not accepted
+    assert world.jobs.jobs["job_9"].state is JobState.ACCEPTED
+    assert world.jobs.requests[REQUEST_ID].job_execution_id == "job_1"
+
+
+def _fields(row: Any, model: Any) -> dict[str, Any]:
+    return {name: getattr(row, name) for name in model.model_fields}
+
+
+def test_equal_request_without_a_key_is_held_off_while_the_first_may_be_answered(
+    world: World,
+) -> None:
+    world.cobalt.errors["token-1"] = UpstreamUnanswered()
+    ask(world, 1)
+    world.cobalt.errors.clear()
+
+    at_once = ask(world, 2)
+    world.clock.sleep(30)
+    later = ask(world, 3)
+
+    assert (at_once["statusCode"], jobs_of(later)) == (504, ["job_2"])
+
+
+def test_hold_is_free_when_the_row_of_its_request_is_gone(world: World) -> None:
+    ask(world, 1, "k")
+    del world.jobs.table.items[f"REQUEST#{REQUEST_ID}", "REQUEST"]
+
+    assert jobs_of(ask(world, 2, "k")) == ["job_2"]
+
+
+def test_503_when_a_request_id_comes_twice(world: World) -> None:
+    ask(world, 1, "a")
+
+    answer = ask(world, 1, "b")
+
+    assert answer["statusCode"] == 503
+    assert len(world.cobalt.calls) == 1
+
+
+@pytest.mark.parametrize(
+    ("error", "is_kept"),
+    [
+        (RateLimited(), True),
+        (UpstreamUnanswered(), True),
+        (RequestRefused(EMR), True),
+        (AccessTokenRefused(), False),
+        (AccessForbidden(LINK, error="login_required"), False),
+    ],
+)
+def test_token_is_kept_beforehand_and_forgotten_where_cobalt_refuses_it(
+    world: World, error: Any, is_kept: bool
+) -> None:
+    world.cobalt.errors["token-1"] = error
+
+    ask(world, 1)
+
+    assert bool(world.connections.tokens) is is_kept
+    assert world.connections.registered == {}
+
+
+def test_token_of_a_registered_connection_outlives_a_broken_link(world: World) -> None:
+    ask(world, 1, "a")
+    world.cobalt.errors["token-1"] = AccessForbidden(LINK, error="login_required")
+
+    ask(world, 2, "b")
+
+    assert list(world.connections.tokens.values()) == ["token-1"]
+
+
+def test_refusal_is_answered_when_the_token_cannot_be_forgotten(world: World) -> None:
+    world.cobalt.errors["token-1"] = AccessTokenRefused()
+    world.connections.fail("forget_token", TokensFault())
+
+    assert ask(world, 1)["statusCode"] == 401
+
+
+def test_token_outlives_a_refusal_when_an_unanswered_fetch_needs_it(world: World) -> None:
+    world.cobalt.errors["token-1"] = UpstreamUnanswered()
+    ask(world, 1, "a")
+    world.cobalt.errors["token-1"] = AccessForbidden(LINK, error="login_required")
+
+    ask(world, 2, "b")
+
+    assert list(world.connections.tokens.values()) == ["token-1"]

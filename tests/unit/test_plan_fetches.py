@@ -31,7 +31,7 @@ def run(event: Any, **context: Any) -> dict[str, Any]:
 def fleet(world: World) -> World:
     """Three registered connections."""
     for token in TOKENS:
-        world.connections.register(connection_id_of(token), token, world.clock())
+        world.connections.add(token)
     return world
 
 
@@ -61,7 +61,7 @@ def test_only_the_named_are_fetched_and_each_once(fleet: World) -> None:
 @pytest.mark.parametrize(
     ("error", "code"),
     [
-        (AccessForbidden("expired", error="login_required"), "access_forbidden"),
+        (AccessForbidden("expired", error="login_required"), "login_required"),
         (UpstreamUnanswered(), "upstream_unanswered"),
         (ZeroDivisionError("Jane Doe"), "unexpected_error"),
     ],
@@ -75,11 +75,31 @@ def test_others_are_fetched_when_one_fails(
 
     assert outcome["failed"] == {FIRST: code}
     assert sorted(outcome["started"]) == sorted([SECOND, THIRD])
+    assert "Jane" not in logged()
+
+
+def test_refusal_is_announced_by_the_reconciler_when_a_schedule_met_it(fleet: World) -> None:
+    fleet.cobalt.errors["token-1"] = AccessForbidden("expired", error="login_required")
+
+    run(ALL)
+    fleet.clock.sleep(1)
+    fleet.reconcile_jobs.run(lambda: 180.0)
+
     [(detail_type, detail)] = fleet.bus.events
     assert (detail_type, detail["connection_id"]) == ("Appointment Fetch Failed", FIRST)
-    assert (detail["error_code"], detail["trigger"]) == (code, "schedule")
+    assert (detail["error_code"], detail["trigger"]) == ("login_required", "schedule")
     assert detail["request_id"] in fleet.jobs.requests
-    assert "Jane" not in logged()
+
+
+def test_failure_is_announced_at_once_when_there_is_no_request_of_it(fleet: World) -> None:
+    fleet.jobs.fail("record_request", TableFault())
+
+    outcome = run(ALL)
+
+    [failed] = outcome["failed"]
+    [(detail_type, detail)] = fleet.bus.events
+    assert (detail_type, detail["connection_id"]) == ("Appointment Fetch Failed", failed)
+    assert (detail["error_code"], detail["trigger"]) == ("table_fault", "schedule")
 
 
 def test_unknown_connection_fails_alone(fleet: World) -> None:
@@ -92,12 +112,12 @@ def test_unknown_connection_fails_alone(fleet: World) -> None:
 
 
 def test_outcome_is_told_when_the_bus_fails_too(fleet: World) -> None:
-    fleet.cobalt.errors["token-1"] = UpstreamUnanswered()
+    fleet.jobs.fail("record_request", TableFault())
     fleet.bus.fail("publish", BusFault())
 
     outcome = run(ALL)
 
-    assert list(outcome["failed"]) == [FIRST]
+    assert list(outcome["failed"].values()) == ["table_fault"]
 
 
 def test_rest_is_left_and_told_when_time_runs_out(fleet: World) -> None:

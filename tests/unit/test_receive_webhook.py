@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from cobalt_relay.errors import BusFault, ResultsFault, SecretsFault, TableFault
-from cobalt_relay.models import Job, JobState, Landing, Request, Window
+from cobalt_relay.models import JobState, Landing, Request, Window, iso
 from cobalt_relay.services.receive_webhook import MAX_DELIVERY_BYTES
 from functions.receive_webhook.handler import lambda_handler
 from tests.unit.conftest import LambdaContextStub, World, body_of, sign, webhook_event
@@ -52,9 +52,8 @@ def as_bytes(document: Any, *, ascii_only: bool = False) -> bytes:
     return json.dumps(document, ensure_ascii=ascii_only, separators=(",", ":")).encode()
 
 
-@pytest.fixture
-def accepted(world: World) -> World:
-    """A world in which job_1 was accepted for a connection."""
+def accept(world: World) -> None:
+    """A fetch is asked for, and accepted as job_1."""
     request = Request(
         request_id="request-1",
         connection_id=CONNECTION,
@@ -66,6 +65,12 @@ def accepted(world: World) -> World:
     )
     world.jobs.record_request(request)
     world.jobs.accept(request, "job_1", world.clock())
+
+
+@pytest.fixture
+def accepted(world: World) -> World:
+    """A world in which job_1 was accepted for a connection."""
+    accept(world)
     return world
 
 
@@ -397,12 +402,24 @@ def test_second_result_is_archived_and_the_state_stays_when_the_job_has_ended(
 
 
 def test_late_result_completes_a_job_that_had_expired(accepted: World) -> None:
-    job = accepted.jobs.jobs["job_1"]
-    accepted.jobs.jobs["job_1"] = job.model_copy(update={"state": JobState.EXPIRED})
+    accepted.jobs.expire_job(accepted.jobs.jobs["job_1"], accepted.clock())
 
     deliver(accepted, as_bytes(result()))
 
-    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+    job = accepted.jobs.jobs["job_1"]
+    assert (job.state, job.expired_at) == (JobState.COMPLETED, accepted.clock())
+    [(detail_type, detail)] = accepted.bus.events
+    assert (detail_type, detail["expired_at"]) == ("Appointments Fetched", iso(accepted.clock()))
+
+
+def test_late_failure_changes_nothing_and_is_archived(accepted: World) -> None:
+    accepted.jobs.expire_job(accepted.jobs.jobs["job_1"], accepted.clock())
+
+    answer = deliver(accepted, as_bytes(result(data={"success": False})))
+
+    assert answer["statusCode"] == 200
+    assert accepted.jobs.jobs["job_1"].state is JobState.EXPIRED
+    assert [kind for kind, _ in accepted.bus.events] == ["Cobalt Event Received"]
 
 
 def test_result_waits_for_the_202_when_it_overtook_it_a_little(world: World) -> None:
@@ -413,11 +430,9 @@ def test_result_waits_for_the_202_when_it_overtook_it_a_little(world: World) -> 
         original(seconds)
         sleeps.append(seconds)
         if len(sleeps) == 2:
-            world.jobs.jobs["job_1"] = Job(
-                job_execution_id="job_1", state=JobState.ACCEPTED, connection_id=CONNECTION
-            )
+            accept(world)
 
-    world.receive_webhook._sleep = sleep
+    world.take_in._sleep = sleep
 
     deliver(world, as_bytes(result()))
 
@@ -463,9 +478,7 @@ def test_result_lands_when_the_202_comes_between_look_and_write(
     create = world.jobs.create_ended
 
     def late_202(completion: Any, now: Any) -> Any:
-        world.jobs.jobs["job_1"] = Job(
-            job_execution_id="job_1", state=JobState.ACCEPTED, connection_id=CONNECTION
-        )
+        accept(world)
         return create(completion, now)
 
     monkeypatch.setattr(world.jobs, "create_ended", late_202)
@@ -482,9 +495,9 @@ def test_loser_sends_nothing_when_two_deliveries_come_at_once(
 ) -> None:
     end = accepted.jobs.end
 
-    def rival_wins(completion: Any, now: Any) -> Any:
-        end(completion, now)
-        return end(completion, now)
+    def rival_wins(*arguments: Any) -> Any:
+        end(*arguments)
+        return end(*arguments)
 
     monkeypatch.setattr(accepted.jobs, "end", rival_wins)
 
@@ -687,7 +700,7 @@ def test_loser_sends_nothing_when_another_event_is_archived_twice_at_once(
 def test_nothing_happens_twice_when_a_job_changes_under_our_hands(
     accepted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(accepted.jobs, "end", lambda *_arguments: Landing.JOB_CHANGED)
+    monkeypatch.setattr(accepted.jobs, "end", lambda job, *_: (Landing.JOB_CHANGED, job))
 
     answer = deliver(accepted, as_bytes(result()))
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cobalt_relay import api, bootstrap, errors
+from cobalt_relay import api, bootstrap, errors, models
 from cobalt_relay.errors import EnvironmentIncomplete, RelayError
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.settings import Settings
@@ -134,6 +134,29 @@ def test_handler_is_thin(path: Path) -> None:
     assert [p.name for p in path.parent.glob("*.py")] == ["handler.py"]
 
 
+# -------------------------------------------------------------------------------------------- states
+
+
+@pytest.mark.parametrize(
+    ("title", "moves", "births"),
+    [
+        ("Request", models.REQUEST_MOVES, {"REQUESTED"}),
+        ("Job", models.JOB_MOVES, {"ACCEPTED", "COMPLETED", "FAILED"}),
+    ],
+)
+def test_drawing_of_the_states_is_the_code(
+    title: str, moves: dict[str, tuple[str, ...]], births: set[str]
+) -> None:
+    text = (ROOT / "docs" / "states.md").read_text()
+    section = text.partition(f"## {title}\n")[2].partition("\n## ")[0]
+
+    drawn = set(re.findall(r"^    (\S+) --> (\w+|\[\*\])", section, re.MULTILINE))
+
+    following = {(origin, state) for origin, states in moves.items() for state in states}
+    ends = {(state, "[*]") for state in moves if not moves[state] or state == "EXPIRED"}
+    assert drawn == following | ends | {("[*]", state) for state in births}
+
+
 # ------------------------------------------------------------------------------------------ settings
 
 
@@ -157,6 +180,7 @@ COMPLETE = {
     "EVENT_BUS_NAME": "bus",
     "TOKEN_PATH": "/relay/tokens",
     "JOB_DEADLINE_MINUTES": "120",
+    "SINGLE_FLIGHT_SECONDS": "60",
     "RESULT_RETENTION_DAYS": "30",
 }
 
@@ -177,7 +201,12 @@ def test_use_cases_are_built_once_from_the_environment(monkeypatch: pytest.Monke
         monkeypatch.setenv(name, value)
     caches = [f for f in vars(bootstrap).values() if hasattr(f, "cache_clear")]
 
-    built = [bootstrap.fetch_appointments(), bootstrap.receive_webhook(), bootstrap.plan_fetches()]
+    built = [
+        bootstrap.fetch_appointments(),
+        bootstrap.receive_webhook(),
+        bootstrap.plan_fetches(),
+        bootstrap.reconcile_jobs(),
+    ]
 
     assert built[0] is bootstrap.fetch_appointments()
     assert bootstrap.settings().job_deadline.total_seconds() == 7200

@@ -10,13 +10,15 @@ from typing import Any
 
 from tools.local import deploy, emulator, processes, sandbox
 from tools.local.aws import REGION, Aws
+from tools.local.errors import LocalError
 from tools.local.sandbox import Sandbox
 
 BASE_PATH = "/v1"
 WEBHOOK_PATH = "/webhooks/cobalt"
 COBALT_VARIABLE = "COBALT_BASE_URL"
-FUNCTIONS = ("FetchAppointments", "ReceiveWebhook", "PlanFetches")
+FUNCTIONS = ("FetchAppointments", "ReceiveWebhook", "PlanFetches", "ReconcileJobs")
 """Logical ids; the output `<logical id>Name` has the name."""
+LONG_AGO = "2025-01-01T00:00:00.000Z"
 SERVERS = (sandbox.NAME, emulator.NAME)
 """In the order in which they are stopped: what calls before what is called."""
 
@@ -59,6 +61,28 @@ class Stack:
             "client_secret": self.client_secret,
             "access_token": self.access_tokens[clinic],
         }
+
+    def reconcile(self) -> dict[str, Any]:
+        """Run the reconciler once, as its schedule does every minute; give what it tells."""
+        answer = self.aws.functions.invoke(
+            FunctionName=self.outputs["ReconcileJobsName"], Payload=b"{}"
+        )
+        said = answer["Payload"].read().decode()
+        if "FunctionError" in answer:
+            raise LocalError(f"The reconciler failed: {said}")
+        told: dict[str, Any] = json.loads(said)
+        return told
+
+    def let_time_pass(self, key: str, *, to_the_deadline: bool = False) -> None:
+        """Make the next look at a row due, such as ``JOB#job_1``; or its deadline too."""
+        self.aws.dynamodb.update_item(
+            TableName=self.table,
+            Key={"pk": {"S": key}, "sk": {"S": key.partition("#")[0]}},
+            UpdateExpression="SET due_at = :past"
+            + (", deadline = :past" if to_the_deadline else ""),
+            ConditionExpression="attribute_exists(due_at)",
+            ExpressionAttributeValues={":past": {"S": LONG_AGO}},
+        )
 
     def write(self, path: Path) -> None:
         """Write the file in one step, readable by its owner alone: it holds credentials."""

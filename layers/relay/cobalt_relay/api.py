@@ -22,6 +22,9 @@ from cobalt_relay.errors import (
     BodyTooLarge,
     CallerError,
     DeliveryTooLarge,
+    FetchUnderWay,
+    IdempotencyKeyReused,
+    InvalidIdempotencyKey,
     MalformedBody,
     MalformedDelivery,
     MissingHeaders,
@@ -40,6 +43,7 @@ from cobalt_relay.observability import count, failure, logger
 
 FETCH_HEADERS = ("client_id", "client_secret", "access_token")
 MAX_FETCH_BODY_BYTES = 65_536
+MAX_KEY_LENGTH = 255
 
 STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     CallerError: HTTPStatus.BAD_REQUEST,
@@ -47,6 +51,7 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     WrongClientCredentials: HTTPStatus.UNAUTHORIZED,
     UnusableAccessToken: HTTPStatus.UNAUTHORIZED,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadSignature: HTTPStatus.UNAUTHORIZED,
     MalformedDelivery: HTTPStatus.BAD_REQUEST,
     DeliveryTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
@@ -56,6 +61,7 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     RateLimited: HTTPStatus.TOO_MANY_REQUESTS,
     UpstreamFault: HTTPStatus.BAD_GATEWAY,
     UpstreamUnanswered: HTTPStatus.GATEWAY_TIMEOUT,
+    FetchUnderWay: HTTPStatus.SERVICE_UNAVAILABLE,
     NotConfigured: HTTPStatus.SERVICE_UNAVAILABLE,
     StorageFault: HTTPStatus.SERVICE_UNAVAILABLE,
     RelayError: HTTPStatus.INTERNAL_SERVER_ERROR,
@@ -114,10 +120,16 @@ def answer(
     )
 
 
-def accepted(event: APIGatewayProxyEvent, job_execution_id: str) -> Response[str]:
-    """Write the 202 of the founding contract: three keys, these words."""
+def accepted(
+    event: APIGatewayProxyEvent, job_execution_id: str, *, joined: bool = False
+) -> Response[str]:
+    """Write the 202 of the founding contract: three keys, these words.
+
+    `joined` tells that an equal request had started the job.
+    """
     body = {"success": True, "message": ACCEPTED_MESSAGE, "job_execution_id": job_execution_id}
-    return answer(event, HTTPStatus.ACCEPTED, body)
+    headers = {"x-relay-joined": "true"} if joined else None
+    return answer(event, HTTPStatus.ACCEPTED, body, headers)
 
 
 def received(event: APIGatewayProxyEvent, verdict: str) -> Response[str]:
@@ -144,15 +156,30 @@ def fetch_headers(event: APIGatewayProxyEvent) -> tuple[str, str, str]:
     return client_id, client_secret, access_token
 
 
+def idempotency_key(event: APIGatewayProxyEvent) -> str | None:
+    """Give the `Idempotency-Key`, None where there is none.
+
+    Raises `InvalidIdempotencyKey`.
+    """
+    values = _values_of(event, "idempotency-key")
+    if not values:
+        return None
+    key = values[0].strip()
+    if len(values) > 1 or not 1 <= len(key) <= MAX_KEY_LENGTH or not key.isprintable():
+        raise InvalidIdempotencyKey
+    return key
+
+
 def signature(event: APIGatewayProxyEvent) -> str:
     """Give the one `cobalt-verification` header; empty where there is none, or more than one."""
-    given = [
-        values
-        for name, values in (event.get("multiValueHeaders") or {}).items()
-        if name.lower() == "cobalt-verification"
-    ]
-    values = [value for several in given for value in several]
+    values = _values_of(event, "cobalt-verification")
     return values[0] if len(values) == 1 else ""
+
+
+def _values_of(event: APIGatewayProxyEvent, wanted: str) -> list[str]:
+    headers = event.get("multiValueHeaders") or {}
+    given = [values for name, values in headers.items() if name.lower() == wanted]
+    return [value for several in given for value in several]
 
 
 def raw_body(event: APIGatewayProxyEvent) -> bytes:
@@ -211,15 +238,13 @@ def _finite(text: str) -> float:
 
 
 def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Response[str]:
-    """Answer an error.
-
-    `error` and `Retry-After` of an upstream refusal are passed on: clients act on them.
-    """
+    """Answer an error. Cobalt's `error` and `Retry-After` are passed on: clients act on them."""
     body = _error_body(error.message)
     headers: dict[str, str] = {}
-    if isinstance(error, UpstreamRefusal):
-        body |= {"error": error.error} if error.error else {}
-        headers |= {"Retry-After": error.retry_after} if error.retry_after else {}
+    if isinstance(error, UpstreamRefusal) and error.error:
+        body["error"] = error.error
+    if error.retry_after:
+        headers["Retry-After"] = error.retry_after
     status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
     logger.info("request_refused", extra={"error_code": error.code, "status": int(status)})
     return answer(event, status, body, headers)

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from cobalt_relay.services.fetch_appointments import FetchAppointments
     from cobalt_relay.services.plan_fetches import PlanFetches
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
+    from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+    from cobalt_relay.services.take_in import TakeIn
 
 # Imports stand inside the functions: a handler loads what its own path needs, and nothing else.
 # ruff: noqa: PLC0415
@@ -34,18 +36,38 @@ def fetch_appointments() -> "FetchAppointments":
     from cobalt_relay.services.fetch_appointments import FetchAppointments
 
     cobalt = Cobalt(settings().cobalt_base_url)
-    return FetchAppointments(cobalt, _jobs(aws.PATIENT), _connections(), _secrets(aws.PATIENT))
+    return FetchAppointments(
+        cobalt,
+        _jobs(aws.PATIENT),
+        _connections(),
+        _secrets(aws.PATIENT),
+        settings().single_flight,
+    )
 
 
 @cache
 def receive_webhook() -> "ReceiveWebhook":
     """Give the use case behind `POST /v1/webhooks/cobalt`."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.adapters.results import Results
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
 
-    results = Results(aws.s3(aws.PROMPT), settings().bucket_name)
-    return ReceiveWebhook(_jobs(aws.PROMPT), results, _bus(aws.PROMPT), _secrets(aws.PROMPT))
+    return ReceiveWebhook(_take_in(aws.PROMPT), _secrets(aws.PROMPT))
+
+
+@cache
+def reconcile_jobs() -> "ReconcileJobs":
+    """Give the use case that looks after what is open, every minute."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+
+    return ReconcileJobs(
+        Cobalt(settings().cobalt_base_url),
+        _jobs(aws.UNHURRIED),
+        _connections(),
+        _secrets(aws.UNHURRIED),
+        _take_in(aws.UNHURRIED),
+    )
 
 
 @cache
@@ -63,6 +85,15 @@ def _table(patience: "Patience") -> "Table":
     from cobalt_relay.adapters.table import Table
 
     return Table(aws.dynamodb(patience), settings().table_name)
+
+
+def _take_in(patience: "Patience") -> "TakeIn":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.results import Results
+    from cobalt_relay.services.take_in import TakeIn
+
+    results = Results(aws.s3(patience), settings().bucket_name)
+    return TakeIn(_jobs(patience), results, _bus(patience))
 
 
 def _jobs(patience: "Patience") -> "Jobs":

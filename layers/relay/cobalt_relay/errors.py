@@ -7,6 +7,8 @@
     │   ├── UnusableAccessToken
     │   ├── BodyTooLarge
     │   ├── MalformedBody
+    │   ├── InvalidIdempotencyKey
+    │   ├── IdempotencyKeyReused
     │   └── InvalidFetchRequest
     │       ├── MissingParameters
     │       ├── InvalidDateFormat
@@ -31,6 +33,7 @@
     │   ├── UpstreamBroken
     │   ├── UpstreamMalformed
     │   └── UpstreamUnanswered
+    ├── FetchUnderWay                   the same question is being asked at this moment
     ├── NotConfigured                   the operator has something left to do
     │   ├── CredentialsNotConfigured
     │   ├── WebhookSecretNotConfigured
@@ -59,6 +62,13 @@ class RelayError(Exception):
 
     code: ClassVar[str] = "relay_error"
     message: str = "The relay failed."
+    retry_after: str | None = None
+    """When to try again, as the `Retry-After` header has it."""
+
+    @property
+    def reason(self) -> str:
+        """The code for rows, events and logs: Cobalt's own where it sent one, else `code`."""
+        return self.code
 
     def __init__(self, message: str | None = None) -> None:
         if message is not None:
@@ -113,6 +123,23 @@ class MalformedBody(CallerError):
 
     code = "malformed_body"
     message = "The request body must be a JSON object, in UTF-8, without duplicate keys."
+
+
+class InvalidIdempotencyKey(CallerError):
+    """The `Idempotency-Key` header is empty, too long, given twice, or not printable."""
+
+    code = "invalid_idempotency_key"
+    message = "Idempotency-Key must be one value of 1 to 255 printable characters."
+
+
+class IdempotencyKeyReused(CallerError):
+    """The key has come with another body within its 24 hours."""
+
+    code = "idempotency_key_reused"
+    message = (
+        "This Idempotency-Key was used with another request body in the last 24 hours. "
+        "Use a new key for a new request."
+    )
 
 
 class InvalidFetchRequest(CallerError):
@@ -235,6 +262,10 @@ class UpstreamRefusal(RelayError):
         self.error = error
         self.retry_after = retry_after
 
+    @property
+    def reason(self) -> str:  # noqa: D102 - see the base
+        return self.error or self.code
+
 
 class RequestRefused(UpstreamRefusal):
     """400: Cobalt does not take this request; an EMR that it cannot fetch live from, for one."""
@@ -296,6 +327,10 @@ class UpstreamUnavailable(UpstreamFault):
     )
     may_have_started = False
 
+    def __init__(self, *, retry_after: str | None = None) -> None:
+        super().__init__()
+        self.retry_after = retry_after
+
 
 class UpstreamBroken(UpstreamFault):
     """A 5xx, from Cobalt or from something in front of it: what happened behind it is unknown."""
@@ -321,6 +356,17 @@ class UpstreamUnanswered(UpstreamFault):
         "Cobalt did not answer, so it is unknown whether the fetch was started. The relay does not "
         "send it again; quote the x-request-id header to follow it up."
     )
+
+
+class FetchUnderWay(RelayError):
+    """An equal request is being put to Cobalt at this moment, and its answer takes too long.
+
+    Nothing was started for this one; it can be sent again and joins the other one then.
+    """
+
+    code = "fetch_under_way"
+    message = "An identical request is still under way. Send this one again in a few seconds."
+    retry_after = "5"
 
 
 class NotConfigured(RelayError):

@@ -7,17 +7,18 @@ has rules, archives and log groups that nobody cleared for it. The contracts are
 
 import uuid
 from abc import abstractmethod
-from datetime import datetime
 from typing import ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from cobalt_relay.models import (
-    CobaltEvent,
-    Completion,
+    Channel,
+    EventRecord,
     Instant,
     Job,
     JobState,
+    RequestRecord,
+    RequestState,
     ResultLocation,
     SearchBy,
     Trigger,
@@ -58,17 +59,13 @@ class RelayEvent(BaseModel):
         return str(uuid.uuid5(_NAMESPACE, f"{self.detail_type}\n{self.subject}"))
 
 
-class _JobEnded(RelayEvent):
+class _FetchEnded(RelayEvent):
     """What the events about the end of a fetch have in common."""
 
     request_id: str | None
     trigger: Trigger | None
     search_by: SearchBy | None
     accepted_at: Instant | None
-    completed_at: Instant
-    cobalt_event_id: str | None
-    delivered_via: Literal["webhook"] | None
-    result: ResultLocation | None
 
     @property
     def subject(self) -> str:
@@ -76,7 +73,22 @@ class _JobEnded(RelayEvent):
         return self.job_execution_id or f"request {self.request_id}"
 
 
-class AppointmentsFetched(_JobEnded):
+class _FetchReported(_FetchEnded):
+    """What Cobalt said of a fetch, and how it reached the relay.
+
+    `seconds_to_completion` is the time since `accepted_at`. `expired_at` tells that the fetch was
+    announced as expired before. What Cobalt never said is null.
+    """
+
+    completed_at: Instant
+    cobalt_event_id: str | None = None
+    delivered_via: Channel | None = None
+    seconds_to_completion: float | None = None
+    expired_at: Instant | None = None
+    result: ResultLocation | None = None
+
+
+class AppointmentsFetched(_FetchReported):
     """A live fetch succeeded; `result` is where Cobalt's bytes are.
 
     `appointment_count` is counted; `declared_count` is what Cobalt says. Where they differ the list
@@ -89,12 +101,24 @@ class AppointmentsFetched(_JobEnded):
     declared_count: int | None
 
 
-class AppointmentFetchFailed(_JobEnded):
-    """A live fetch ended without appointments, or a scheduled one could not be started."""
+class AppointmentFetchFailed(_FetchReported):
+    """A live fetch ended without appointments, or could not be started."""
 
     detail_type: ClassVar[str] = "Appointment Fetch Failed"
 
     error_code: str
+
+
+class AppointmentFetchExpired(_FetchEnded):
+    """Nothing was heard of a fetch by its deadline.
+
+    A result that comes later is still taken in, and announced as such.
+    """
+
+    detail_type: ClassVar[str] = "Appointment Fetch Expired"
+
+    deadline: Instant
+    expired_at: Instant
 
 
 class CobaltEventReceived(RelayEvent):
@@ -113,45 +137,88 @@ class CobaltEventReceived(RelayEvent):
         return self.cobalt_event_id
 
 
-def job_ended(job: Job, completion: Completion) -> AppointmentsFetched | AppointmentFetchFailed:
-    """Announce how a job ended.
+def job_ended(job: Job) -> RelayEvent | None:
+    """Announce how a job ended, from what is kept, so that a repeat says the same.
 
-    Made from what is kept, so a repeat says the same, unless a fetch claimed the job meanwhile.
+    None for one that has not ended.
     """
-    common = {
+    fetch = {
         "job_execution_id": job.job_execution_id,
         "connection_id": job.connection_id,
-        "access_token_reference_id": completion.access_token_reference_id,
-        "window": job.window or completion.window,
         "request_id": job.request_id,
         "trigger": job.trigger,
         "search_by": job.search_by,
         "accepted_at": job.accepted_at,
+    }
+    completion = job.completion
+    if job.state is JobState.EXPIRED and job.deadline and job.expired_at:
+        return AppointmentFetchExpired(
+            **fetch,
+            access_token_reference_id=None,
+            window=job.window,
+            deadline=job.deadline,
+            expired_at=job.expired_at,
+        )
+    if completion is None:
+        return None
+    report = {
+        **fetch,
+        "access_token_reference_id": completion.access_token_reference_id,
+        "window": job.window or completion.window,
         "completed_at": completion.completed_at,
         "cobalt_event_id": completion.cobalt_event_id,
         "delivered_via": completion.delivered_via,
+        "seconds_to_completion": job.seconds_to_completion,
+        "expired_at": job.expired_at,
         "result": completion.result,
     }
     if completion.state is JobState.COMPLETED:
         return AppointmentsFetched(
-            **common,
+            **report,
             appointment_count=completion.appointment_count,
             declared_count=completion.declared_count,
         )
-    return AppointmentFetchFailed(**common, error_code=completion.error_code or "fetch_failed")
+    return AppointmentFetchFailed(**report, error_code=completion.error_code or "fetch_failed")
 
 
-def cobalt_event_received(
-    event: CobaltEvent, result: ResultLocation, received_at: datetime
-) -> CobaltEventReceived:
-    """Announce a webhook that is not the result of a live fetch."""
+def request_ended(request: RequestRecord) -> RelayEvent | None:
+    """Announce a request that came to no job; None for one that did, or that has not ended."""
+    fetch = {
+        "job_execution_id": None,
+        "connection_id": request.connection_id,
+        "access_token_reference_id": None,
+        "window": request.window,
+        "request_id": request.request_id,
+        "trigger": request.trigger,
+        "search_by": request.search_by,
+        "accepted_at": None,
+    }
+    if request.closed_at is None:
+        return None
+    if request.state is RequestState.EXPIRED:
+        return AppointmentFetchExpired(
+            **fetch, deadline=request.deadline, expired_at=request.closed_at
+        )
+    if request.state is RequestState.FAILED:
+        return AppointmentFetchFailed(
+            **fetch,
+            completed_at=request.closed_at,
+            error_code=request.error_code or "fetch_failed",
+        )
+    return None
+
+
+def cobalt_event_received(event_id: str, record: EventRecord) -> RelayEvent | None:
+    """Announce a webhook that ended no job of a live fetch; None for one that did."""
+    if record.result is None:
+        return None
     return CobaltEventReceived(
-        job_execution_id=event.job_execution_id,
+        job_execution_id=record.job_execution_id,
         connection_id=None,
-        access_token_reference_id=event.access_token_reference_id,
+        access_token_reference_id=record.access_token_reference_id,
         window=None,
-        cobalt_event_id=event.id,
-        event_type=event.type,
-        received_at=received_at,
-        result=result,
+        cobalt_event_id=event_id,
+        event_type=record.event_type,
+        received_at=record.received_at,
+        result=record.result,
     )

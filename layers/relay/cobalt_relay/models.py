@@ -3,7 +3,7 @@
 import hashlib
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
@@ -28,6 +28,8 @@ from cobalt_relay.errors import (
 
 SearchBy = Literal["date_range", "mrn", "provider"]
 Trigger = Literal["api", "schedule"]
+Channel = Literal["webhook", "poll", "sweep"]
+"""How a result came: Cobalt's delivery, a look at its job, or a look at everything of the day."""
 
 MAX_WINDOW_DAYS = 7
 """`end_date - start_date` at most (docs: Fetch appointments, "The range cannot exceed 7 days")."""
@@ -205,11 +207,12 @@ def _is_id(value: object) -> bool:
 # -------------------------------------------------------------------------------- what Cobalt sends
 
 
+LIVE_FETCH_COMPLETED = "appointment.live_fetch_completed"
 MAX_ID_LENGTH = 256
 """Characters of an id or a type; longer ones than any documented are none."""
 
 
-def _first_id(fields: Mapping[str, Any], *names: str) -> str | None:
+def first_id(fields: Mapping[str, Any], *names: str) -> str | None:
     """Give the first usable id among fields that mean the same in different editions.
 
     Ids may be JSON strings or numbers (docs: Webhooks). What cannot be one is as good as absent.
@@ -224,7 +227,7 @@ def _first_id(fields: Mapping[str, Any], *names: str) -> str | None:
 
 def job_id_of(answer: Mapping[str, Any]) -> str | None:
     """Give the job of Cobalt's 202 or webhook, in either edition."""
-    return _first_id(answer, "job_execution_id", "job_id")
+    return first_id(answer, "job_execution_id", "job_id")
 
 
 class CobaltEvent(_Frozen):
@@ -240,13 +243,13 @@ class CobaltEvent(_Frozen):
     def read(cls, document: object) -> Self:
         """Read a body leniently: `ValueError` only where `id` or `type` is not there."""
         fields: Mapping[str, Any] = document if isinstance(document, dict) else {}
-        event_id, event_type = _first_id(fields, "id"), _first_id(fields, "type")
+        event_id, event_type = first_id(fields, "id"), first_id(fields, "type")
         if event_id is None or event_type is None or event_type != fields["type"]:
             raise ValueError
         return cls(
             id=event_id,
             type=event_type,
-            access_token_reference_id=_first_id(fields, "access_token_reference_id", "user_id"),
+            access_token_reference_id=first_id(fields, "access_token_reference_id", "user_id"),
             job_execution_id=job_id_of(fields),
             data=fields.get("data"),
         )
@@ -254,7 +257,18 @@ class CobaltEvent(_Frozen):
     @property
     def is_live_fetch_result(self) -> bool:
         """Whether it ends a job of `POST /v1/appointments/fetch`."""
-        return self.type == "appointment.live_fetch_completed" and self.job_execution_id is not None
+        return self.type == LIVE_FETCH_COMPLETED and self.job_execution_id is not None
+
+
+class ListedEvent(NamedTuple):
+    """An event as Cobalt lists it: what it says, when it was made, how to read its webhook's body.
+
+    The data of `event` has its small fields; of the appointments only their number.
+    """
+
+    event: CobaltEvent
+    created_at: datetime | None
+    body: Callable[[], bytes]
 
 
 class FetchResult(_Frozen):
@@ -337,15 +351,13 @@ def connection_id_of(access_token: str) -> str:
 
 
 class RequestState(StrEnum):
-    """`REQUESTED` until Cobalt's answer is known.
-
-    `UNKNOWN` where it never will be from the call itself.
-    """
+    """`REQUESTED` until Cobalt's answer is known, `UNKNOWN` where the call itself never told it."""
 
     REQUESTED = "REQUESTED"
+    UNKNOWN = "UNKNOWN"
     ACCEPTED = "ACCEPTED"
     FAILED = "FAILED"
-    UNKNOWN = "UNKNOWN"
+    EXPIRED = "EXPIRED"
 
 
 class JobState(StrEnum):
@@ -357,6 +369,32 @@ class JobState(StrEnum):
     EXPIRED = "EXPIRED"
 
 
+REQUEST_MOVES: dict[RequestState, tuple[RequestState, ...]] = {
+    RequestState.REQUESTED: (
+        RequestState.ACCEPTED,
+        RequestState.FAILED,
+        RequestState.UNKNOWN,
+    ),
+    RequestState.UNKNOWN: (RequestState.ACCEPTED, RequestState.EXPIRED),
+    RequestState.EXPIRED: (RequestState.ACCEPTED,),
+    RequestState.ACCEPTED: (),
+    RequestState.FAILED: (),
+}
+JOB_MOVES: dict[JobState, tuple[JobState, ...]] = {
+    JobState.ACCEPTED: (JobState.COMPLETED, JobState.FAILED, JobState.EXPIRED),
+    JobState.EXPIRED: (JobState.COMPLETED,),
+    JobState.COMPLETED: (),
+    JobState.FAILED: (),
+}
+"""Where a row may go from a state. Every write that moves one is conditional on this table, and
+`docs/states.md` is drawn from it."""
+
+
+def before[S: StrEnum](moves: Mapping[S, tuple[S, ...]], state: S) -> list[str]:
+    """List the states from which a row may move to `state`."""
+    return [origin.value for origin, following in moves.items() if state in following]
+
+
 class Request(_Frozen):
     """What was asked, by whom: on record before Cobalt is."""
 
@@ -364,9 +402,12 @@ class Request(_Frozen):
     connection_id: str
     trigger: Trigger
     search_by: SearchBy
-    window: Window | None
+    window: Window | None = None
     fingerprint: str
     requested_at: Instant
+
+
+Notification = Literal["open", "sent"]
 
 
 class ResultLocation(_Frozen):
@@ -388,7 +429,7 @@ class Completion(_Frozen):
     cobalt_event_id: str
     body_sha256: str
     result: ResultLocation
-    delivered_via: Literal["webhook"]
+    delivered_via: Channel
     completed_at: Instant
     access_token_reference_id: str | None = None
     window: Window | None = None
@@ -409,30 +450,116 @@ class Job(_Frozen):
     window: Window | None = None
     accepted_at: Instant | None = None
     deadline: Instant | None = None
+    expired_at: Instant | None = None
     completion: Completion | None = None
+    seconds_to_completion: float | None = None
+    """From its acceptance; None while nothing says when it was accepted."""
+    notification: Notification | None = None
     notified_at: Instant | None = None
+    looks: int = 0
+    """How often the reconciler looked for its result in its present state."""
+
+    def may_become(self, state: JobState) -> bool:
+        """Whether this state may follow."""
+        return state in JOB_MOVES[self.state]
+
+    def seconds_until(self, moment: datetime) -> float | None:
+        """Seconds from the acceptance to `moment`; 0 where a webhook overtook the acceptance."""
+        if self.accepted_at is None:
+            return None
+        return max(0.0, round((moment - self.accepted_at).total_seconds(), 3))
+
+
+class RequestRecord(Request):
+    """A request and what became of it."""
+
+    state: RequestState
+    deadline: Instant
+    job_execution_id: str | None = None
+    error_code: str | None = None
+    refused_as: str | None = None
+    """The code of the error that its caller got, and `retry_after` of it."""
+    retry_after: str | None = None
+    contested: bool = False
+    """Whether a result was seen that fits another question too: it may be either's, for good."""
+    closed_at: Instant | None = None
+    notification: Notification | None = None
+    looks: int = 0
 
     @property
     def is_open(self) -> bool:
-        """Whether a result may still end it. A late one ends even an expired job."""
-        return self.state in {JobState.ACCEPTED, JobState.EXPIRED}
+        """Whether a job of it may still show up. A late one does even for an expired request."""
+        return RequestState.ACCEPTED in REQUEST_MOVES[self.state]
+
+    @property
+    def expired_at(self) -> datetime | None:
+        """When it expired."""
+        return self.closed_at if self.state is RequestState.EXPIRED else None
+
+
+class Started(NamedTuple):
+    """The job that answers a request; `joined` where another request had started it."""
+
+    job_execution_id: str
+    joined: bool
 
 
 class EventRecord(_FromCobalt):
-    """That a signed event was taken in; `notification` and `result` where it ended no job."""
+    """That a signed event was taken in.
+
+    `result` and `notification` where it ended no job: then the event itself is announced.
+    """
 
     body_sha256: str
     received_at: Instant
+    event_type: str
+    delivered_via: Channel
     job_execution_id: str | None = None
-    notification: Literal["open", "sent"] | None = None
+    access_token_reference_id: str | None = None
+    notification: Notification | None = None
     result: ResultLocation | None = None
 
 
 class Announced(NamedTuple):
-    """The row whose announcement is meant: a job by its id, or another event by Cobalt's id."""
+    """The row whose announcement is meant, and the state in which it is announced.
 
-    kind: Literal["JOB", "EVENT"]
+    A row that moves on meanwhile has another announcement.
+    """
+
+    kind: Literal["JOB", "REQUEST", "EVENT"]
     id: str
+    state: str | None = None
+
+
+class Hold(NamedTuple):
+    """What makes two calls one: an idempotency key, or the question itself.
+
+    `name` is what it is known by, `until` the moment from which it holds nobody off any more.
+    `replacing` is the request whose hold it takes over.
+    """
+
+    kind: Literal["IDEMPOTENCY", "FLIGHT"]
+    name: str
+    until: datetime
+    replacing: str | None = None
+
+
+class Holder(NamedTuple):
+    """Who has a hold: the question it asks, its request (None where its row is gone), its job."""
+
+    fingerprint: str
+    request_id: str
+    request: RequestRecord | None
+    job: Job | None
+
+
+class Due(NamedTuple):
+    """A row that is to be looked at. `row` is None where it cannot be read."""
+
+    kind: Literal["JOB", "REQUEST", "EVENT"]
+    id: str
+    due_at: str
+    row: Job | RequestRecord | EventRecord | None
 
 
 class Known(NamedTuple):

@@ -33,6 +33,11 @@ def count(name: str, value: int = 1) -> None:
     metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
 
 
+def measure_seconds(name: str, seconds: float) -> None:
+    """Add a duration to the metrics of this invocation."""
+    metrics.add_metric(name=name, unit=MetricUnit.Seconds, value=seconds)
+
+
 def failure(error: BaseException) -> dict[str, str]:
     """Describe an unexpected error for a log: its type and its place, never its text."""
     frames = traceback.extract_tb(error.__traceback__)

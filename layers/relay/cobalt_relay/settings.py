@@ -27,12 +27,18 @@ class Settings(BaseModel):
     event_bus_name: str = Field(alias="EVENT_BUS_NAME", min_length=1)
     token_path: str = Field(alias="TOKEN_PATH", pattern=r"^/.+[^/]$")
     job_deadline_minutes: int = Field(alias="JOB_DEADLINE_MINUTES", gt=0)
+    single_flight_seconds: int = Field(alias="SINGLE_FLIGHT_SECONDS", ge=0)
     result_retention_days: int = Field(alias="RESULT_RETENTION_DAYS", gt=0)
 
     @property
     def job_deadline(self) -> timedelta:
         """Time after its acceptance by which a job must have ended."""
         return timedelta(minutes=self.job_deadline_minutes)
+
+    @property
+    def single_flight(self) -> timedelta:
+        """Age up to which an open job answers an equal request; 0 where none does."""
+        return timedelta(seconds=self.single_flight_seconds)
 
     @property
     def retention(self) -> timedelta:

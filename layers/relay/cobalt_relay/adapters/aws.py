@@ -33,6 +33,13 @@ PROMPT = Config(
 """Seconds. For a webhook: a service that does not answer costs 2 x 1.25 and up to 1 in between, so
 there is time to say 503 before Cobalt hangs up after 5 and the delivery is lost."""
 
+UNHURRIED = Config(
+    connect_timeout=1,
+    read_timeout=20,
+    retries={"mode": "standard", "total_max_attempts": 3},
+)
+"""Seconds. For nobody who waits, and results of tens of megabytes."""
+
 
 def error_code(error: Exception) -> str:
     """Name what AWS answered; empty where it did not answer at all."""

@@ -4,19 +4,25 @@ What it may answer beyond that becomes an error with a name.
 """
 
 import json
+import mmap
+import random
 import re
 import ssl
-from collections.abc import Callable
+import tempfile
+import time
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from datetime import datetime, timedelta
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from threading import Thread
-from typing import Any
+from typing import IO, Any
 
 import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
+from cobalt_relay.adapters.listing import Page, read_page
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -30,12 +36,30 @@ from cobalt_relay.errors import (
     UpstreamUnavailable,
     UpstreamUnreachable,
 )
-from cobalt_relay.models import ClientCredentials, FetchRequest, job_id_of
+from cobalt_relay.models import (
+    LIVE_FETCH_COMPLETED,
+    ClientCredentials,
+    FetchRequest,
+    ListedEvent,
+    first_id,
+    job_id_of,
+)
 
 CONNECT_SECONDS = 3.05
 ANSWER_SECONDS = 18.0
-"""Patience with Cobalt, whole: 21 s for connection and answer together. That leaves room below the
-28 s of the function and the 29 s of API Gateway for what comes before and after."""
+"""Patience with Cobalt, whole: 21 s for connection and answer together, and for every try. That
+leaves room below the 28 s of the function and the 29 s of API Gateway for what comes before and
+after."""
+RETRY_PAUSES = (0.5, 1.0, 2.0)
+"""Seconds before asking again where nothing was sent; jittered by half."""
+LEAST_SECONDS = 8.0
+"""What must be left for another try: one that is cut short has an unknown outcome."""
+LIST_SECONDS = 60.0
+"""Patience with a page of the list of events, whole; a result can have tens of megabytes."""
+MAX_PAGE_BYTES = 128 * 1024 * 1024
+"""A quarter of /tmp: the page before may still be there, and one that was given up."""
+SWEEP_PAGE_ROWS = 20
+MAX_PAGES = 1_000
 MAX_ANSWER_BYTES = 65_536
 MAX_MESSAGE_LENGTH = 500
 
@@ -52,7 +76,10 @@ _RETRY_AFTER = re.compile(
 
 
 class Cobalt:
-    """Calls Cobalt over HTTP, each call once. Nothing in here repeats a request."""
+    """Calls Cobalt over HTTP.
+
+    The only call that is repeated is one that Cobalt surely has not acted on.
+    """
 
     def __init__(
         self,
@@ -60,10 +87,14 @@ class Cobalt:
         *,
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url = base_url
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
+        self._clock = clock
+        self._sleep = sleep
         self._session = requests.Session()
         # Not from the environment: a proxy or a .netrc must not see a clinic's token by accident.
         self._session.trust_env = False
@@ -80,24 +111,128 @@ class Cobalt:
         Raises `UpstreamRefusal` where Cobalt says no, and `UpstreamFault` where it fails;
         `may_have_started` of the latter tells whether a job may run nevertheless.
         """
-        headers = {
-            "client_id": credentials.client_id,
-            "client_secret": credentials.client_secret,
-            "access_token": access_token,
-            "Accept": "application/json",
-            # A connection that was kept through a pause of the function may be dead, and a request
-            # that goes into a dead one has an unknown outcome. A handshake is cheaper.
-            "Connection": "close",
+        until = self._clock() + self._connect_seconds + self._answer_seconds
+        for pause in (*RETRY_PAUSES, None):
+            try:
+                return self._fetch_once(credentials, access_token, request, until - self._clock())
+            except (UpstreamUnreachable, UpstreamUnavailable, RateLimited) as error:
+                wait = _pause_before_retry(error, pause)
+                if wait is None or self._clock() + wait + LEAST_SECONDS > until:
+                    raise
+                self._sleep(wait)
+        raise AssertionError  # the last round has no pause: it returns or raises
+
+    def events_of_job(
+        self, credentials: ClientCredentials, job_execution_id: str
+    ) -> Iterator[ListedEvent]:
+        """Give what Cobalt recorded of a job's results (docs: `GET /v1/webhook-events`).
+
+        Asked for one by one, for a single one can have tens of megabytes. Raises as the fetch does.
+        """
+        query = {"job_id": job_execution_id, "page_size": "1"}
+        for listed in self._listed(credentials, query):
+            if listed.event.job_execution_id == job_execution_id:
+                yield listed
+
+    def live_fetches_since(
+        self, credentials: ClientCredentials, since: datetime
+    ) -> Iterator[ListedEvent]:
+        """Give the results of all connections since a moment, the newest first.
+
+        A body can be read until the next one is asked for. Raises as the fetch does.
+        """
+        query = {
+            "event_type": LIVE_FETCH_COMPLETED,
+            "start_date": (since - timedelta(days=1)).date().isoformat(),  # in whatever time zone
+            "sort": "-created_at",
+            "page_size": str(SWEEP_PAGE_ROWS),
         }
+        for listed in self._listed(credentials, query):
+            if listed.created_at and listed.created_at < since:
+                return
+            yield listed
+
+    def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
+        """Give the label of a token, which its events carry (docs: `GET /v1/settings`)."""
+        headers = _headers(credentials) | {"access_token": access_token}
+        seconds = self._connect_seconds + self._answer_seconds
         status, retry_after, body = self._in_time(
-            partial(self._post, "/v1/appointments/fetch", headers, request.to_cobalt())
+            partial(self._send, "GET", "/v1/settings", headers), seconds
+        )
+        answer = _json_object(body)
+        if status == 404:
+            return None
+        if not 200 <= status < 300:
+            raise _failure(status, _retry_after(retry_after), answer)
+        data = answer.get("data")
+        return first_id(data, "access_token_reference_id") if isinstance(data, dict) else None
+
+    def _fetch_once(
+        self,
+        credentials: ClientCredentials,
+        access_token: str,
+        request: FetchRequest,
+        seconds: float,
+    ) -> str:
+        headers = _headers(credentials) | {"access_token": access_token}
+        status, retry_after, body = self._in_time(
+            partial(self._send, "POST", "/v1/appointments/fetch", headers, request.to_cobalt()),
+            seconds,
         )
         answer = _json_object(body)
         if 200 <= status < 300:
             return _job_id(answer)
         raise _failure(status, _retry_after(retry_after), answer)
 
-    def _in_time[T](self, call: Callable[[], T]) -> T:
+    def _listed(
+        self, credentials: ClientCredentials, query: dict[str, str]
+    ) -> Iterator[ListedEvent]:
+        """Go through the pages of the list; each live fetch once, however many URLs got it."""
+        seen: set[str] = set()
+        size, number = int(query["page_size"]), 1
+        for _ in range(MAX_PAGES):
+            asked = {**query, "page_size": str(size), "page": str(number)}
+            try:
+                page = self._page(credentials, asked)
+            except _PageTooLargeError:
+                if size == 1:
+                    raise UpstreamMalformed from None
+                number, size = (number - 1) * size + 1, 1  # the same rows, one by one
+                continue
+            rows, known = 0, len(seen)
+            for listed in page.rows:
+                rows += 1
+                if listed and listed.event.is_live_fetch_result and listed.event.id not in seen:
+                    seen.add(listed.event.id)
+                    yield listed
+            is_last = len(seen) == known if page.total_pages is None else number >= page.total_pages
+            if not rows or is_last:
+                return
+            number += 1
+            del page  # and with it the file, before the next one comes
+
+    def _page(self, credentials: ClientCredentials, query: dict[str, str]) -> Page:
+        until = time.monotonic() + LIST_SECONDS
+
+        def load() -> mmap.mmap:
+            with tempfile.TemporaryFile() as file:
+                status, retry_after, body = self._send(
+                    "GET",
+                    "/v1/webhook-events",
+                    _headers(credentials),
+                    query=query,
+                    write=partial(_write, file, until),
+                )
+                if not 200 <= status < 300:
+                    raise _failure(status, _retry_after(retry_after), _json_object(body))
+                if not file.tell():
+                    raise UpstreamMalformed
+                file.flush()
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+
+        return read_page(self._in_time(load, LIST_SECONDS))
+
+    def _in_time[T](self, call: Callable[[], T], seconds: float) -> T:
         """Wait for a call as long as patience lasts.
 
         The timeouts of a socket begin anew with each byte, so a server that drips could hold us for
@@ -113,26 +248,65 @@ class Cobalt:
 
         Thread(target=run, daemon=True).start()
         try:
-            return outcome.result(self._connect_seconds + self._answer_seconds)
+            return outcome.result(seconds)
         except TimeoutError:
             raise UpstreamUnanswered from None
 
-    def _post(
-        self, path: str, headers: dict[str, str], body: dict[str, Any]
+    def _send(
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: dict[str, Any] | None = None,
+        *,
+        query: dict[str, str] | None = None,
+        write: Callable[[requests.Response], None] | None = None,
     ) -> tuple[int, str | None, bytes]:
-        """Send a request once; give its status, its `Retry-After` and its body."""
+        """Send a request once; give its status, its `Retry-After` and its body.
+
+        The body of a success is handed to `write` where that is given.
+        """
         try:
-            with self._session.post(
+            with self._session.request(
+                method,
                 self._base_url + path,
+                params=query,
                 headers=headers,
                 json=body,
                 timeout=(self._connect_seconds, self._answer_seconds),
                 allow_redirects=False,  # the headers are for Cobalt alone
                 stream=True,
             ) as response:
-                return response.status_code, response.headers.get("Retry-After"), _read(response)
+                retry_after = response.headers.get("Retry-After")
+                if write and 200 <= response.status_code < 300:
+                    write(response)
+                    return response.status_code, retry_after, b""
+                return response.status_code, retry_after, _read(response)
         except requests.RequestException as error:
             raise (UpstreamUnreachable if _was_not_sent(error) else UpstreamUnanswered) from error
+
+
+def _headers(credentials: ClientCredentials) -> dict[str, str]:
+    return {
+        "client_id": credentials.client_id,
+        "client_secret": credentials.client_secret,
+        "Accept": "application/json",
+        # A connection that was kept through a pause of the function may be dead, and a request that
+        # goes into a dead one has an unknown outcome. A handshake is cheaper.
+        "Connection": "close",
+    }
+
+
+def _pause_before_retry(
+    error: UpstreamUnreachable | UpstreamUnavailable | RateLimited, pause: float | None
+) -> float | None:
+    """Give the seconds after which to ask again; None for never."""
+    if pause is None:
+        return None
+    if isinstance(error, UpstreamUnreachable):
+        return pause * random.uniform(0.5, 1.5)  # noqa: S311 - only to part the callers
+    is_number = error.retry_after is not None and error.retry_after.isdecimal()
+    return float(error.retry_after or "") if is_number else None
 
 
 def _was_not_sent(error: requests.RequestException) -> bool:
@@ -145,6 +319,25 @@ def _was_not_sent(error: requests.RequestException) -> bool:
     if isinstance(reason, SSLError):
         return bool(reason.args) and isinstance(reason.args[0], ssl.SSLCertVerificationError)
     return isinstance(reason, NewConnectionError | ConnectTimeoutError)
+
+
+class _PageTooLargeError(Exception):
+    """A page that does not fit into /tmp."""
+
+
+def _write(file: IO[bytes], until: float, response: requests.Response) -> None:
+    """Write an answer of a bounded size into a file, as long as somebody waits for it."""
+    size = 0
+    for chunk in response.iter_content(65_536):
+        if time.monotonic() > until:
+            raise UpstreamUnanswered
+        size += len(chunk)
+        if size > MAX_PAGE_BYTES:
+            raise _PageTooLargeError
+        try:
+            file.write(chunk)
+        except OSError:  # no room left
+            raise _PageTooLargeError from None
 
 
 def _read(response: requests.Response) -> bytes:
@@ -184,7 +377,7 @@ def _failure(
             retry_after=retry_after,
         )
     may_run = status >= 500 and not (status == 503 and retry_after)
-    return UpstreamBroken() if may_run else UpstreamUnavailable()
+    return UpstreamBroken() if may_run else UpstreamUnavailable(retry_after=retry_after)
 
 
 def _message(text: object) -> str | None:

@@ -3,7 +3,9 @@
     row        CONNECTION#<connection id>, in the sparse index `connections`
     token      <token path>/<connection id>
 
-The token goes first: a row without a token would be a connection that no schedule can fetch.
+The token goes first: a row without a token would be a connection that no schedule can fetch. It is
+kept before Cobalt is asked for the first time, for should the answer get lost, only the token can
+tell later whose fetch it was; it is forgotten where Cobalt refuses it.
 """
 
 import zlib
@@ -36,8 +38,8 @@ class Connections:
         """Whether the connection has its row, and with it its token."""
         return self._table.get(_key(connection_id)) != [None]
 
-    def register(self, connection_id: str, access_token: str, now: datetime) -> None:
-        """Keep the token, then the row; harmless where either is there already."""
+    def keep_token(self, connection_id: str, access_token: str) -> bool:
+        """Keep the token; False where it is kept already."""
         try:
             self._ssm.put_parameter(
                 Name=self._parameter(connection_id),
@@ -48,6 +50,19 @@ class Connections:
         except AWS_FAULTS as error:
             if error_code(error) != "ParameterAlreadyExists":
                 raise TokensFault from error
+            return False
+        return True
+
+    def forget_token(self, connection_id: str) -> None:
+        """Forget the token; harmless where there is none."""
+        try:
+            self._ssm.delete_parameter(Name=self._parameter(connection_id))
+        except AWS_FAULTS as error:
+            if error_code(error) != "ParameterNotFound":
+                raise TokensFault from error
+
+    def register(self, connection_id: str, now: datetime) -> None:
+        """Write the row of a connection whose token is kept; harmless where it is there already."""
         row = {
             "connection_id": connection_id,
             "state": "active",

@@ -7,7 +7,7 @@ import random
 import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 Item = dict[str, Any]
 
 _TRANSACTION_TRIES = 3
+_READ_TRIES = 3
 _ATTRIBUTE = re.compile(r"#(\w+)")
 _CONDITION_FAILED = "ConditionalCheckFailed"
 
@@ -51,10 +52,12 @@ class Key:
 
 @dataclass(frozen=True, slots=True)
 class Put:
-    """Write an item that must not be there yet."""
+    """Write an item that must not be there yet, or one in place of which `condition` holds."""
 
     key: Key
     item: Mapping[str, Any]
+    condition: str = "attribute_not_exists(pk)"
+    values: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,25 +89,23 @@ class Table:
     def get(self, *keys: Key) -> list[Item | None]:
         """Read up to 100 items in one call, consistently; None for one that is not there."""
         wanted = [self._serialize(key.attributes()) for key in keys]
-        try:
-            answer = self._client.batch_get_item(
-                RequestItems={self._name: {"Keys": wanted, "ConsistentRead": True}}
-            )
-        except AWS_FAULTS as error:
-            raise TableFault from error
-        if answer.get("UnprocessedKeys"):
+        found: list[Item] = []
+        for _ in range(_READ_TRIES):
+            try:
+                answer = self._client.batch_get_item(
+                    RequestItems={self._name: {"Keys": wanted, "ConsistentRead": True}}
+                )
+            except AWS_FAULTS as error:
+                raise TableFault from error
+            items = answer["Responses"].get(self._name, [])
+            found += [self._deserialize(item) for item in items]
+            if not answer.get("UnprocessedKeys"):
+                break
+            wanted = answer["UnprocessedKeys"][self._name]["Keys"]
+        else:
             raise TableFault
-        found = [self._deserialize(item) for item in answer["Responses"].get(self._name, [])]
         by_key = {(item["pk"], item["sk"]): item for item in found}
         return [by_key.get(tuple(key.attributes().values())) for key in keys]
-
-    def put(self, key: Key, item: Mapping[str, Any]) -> None:
-        """Write an item that nobody else writes, whatever was there."""
-        whole = self._serialize({**key.attributes(), **item})
-        try:
-            self._client.put_item(TableName=self._name, Item=whole)
-        except AWS_FAULTS as error:
-            raise TableFault from error
 
     def write(self, *writes: Write) -> None:
         """Do all of the writes or none.
@@ -132,9 +133,18 @@ class Table:
                 return
         raise TableFault
 
-    def keys_of_index(self, index: str, partition: tuple[str, str]) -> Iterator[Item]:
-        """List one partition of an index, page by page, in the order of its sort key."""
+    def keys_of_index(
+        self, index: str, partition: tuple[str, str], up_to: tuple[str, str] | None = None
+    ) -> Iterator[Item]:
+        """List one partition of an index, page by page, in the order of its sort key.
+
+        `up_to` names the sort key and the last value wanted.
+        """
         name, value = partition
+        condition, values = f"{name} = :partition", {":partition": {"S": value}}
+        if up_to:
+            condition += f" AND {up_to[0]} <= :last"
+            values[":last"] = {"S": up_to[1]}
         start: dict[str, Any] | None = None
         while True:
             page = {"ExclusiveStartKey": start} if start else {}
@@ -142,8 +152,8 @@ class Table:
                 answer = self._client.query(
                     TableName=self._name,
                     IndexName=index,
-                    KeyConditionExpression=f"{name} = :partition",
-                    ExpressionAttributeValues={":partition": {"S": value}},
+                    KeyConditionExpression=condition,
+                    ExpressionAttributeValues=values,
                     **page,  # type: ignore[arg-type]
                 )
             except AWS_FAULTS as error:
@@ -155,12 +165,14 @@ class Table:
 
     def _transact_item(self, write: Write) -> Any:  # noqa: ANN401 - boto3 types it otherwise
         match write:
-            case Put(key, item):
+            case Put(key, item, condition, values):
+                wanted = {"ExpressionAttributeValues": self._serialize(values)} if values else {}
                 return {
                     "Put": {
                         "TableName": self._name,
                         "Item": self._serialize({**key.attributes(), **item}),
-                        "ConditionExpression": "attribute_not_exists(pk)",
+                        "ConditionExpression": condition,
+                        **wanted,
                     }
                 }
             case Update(key, expression, condition, values):

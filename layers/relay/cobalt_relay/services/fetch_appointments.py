@@ -1,23 +1,49 @@
-"""Start a live fetch: for a caller of the API, and for a schedule."""
+"""Start a live fetch: for a caller of the API, and for a schedule.
 
+Cobalt knows no idempotency key, and a robot that is started twice works twice in the clinic's own
+session. So the relay sees to it that one question is put once:
+
+* with an `Idempotency-Key`, all calls of 24 hours with that key are one request;
+* without one, a call joins an equal request that is under way, or whose job is young and open;
+* a request that was sent and not answered is never sent again; its key answers so, until the
+  reconciler has found the job. Only a request whose own process died frees its hold.
+"""
+
+import hashlib
 import hmac
 import re
+import time
 from collections.abc import Callable
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
+from enum import Enum
 
 from cobalt_relay.errors import (
+    AccessForbidden,
+    AccessTokenRefused,
+    FetchUnderWay,
+    IdempotencyKeyReused,
+    RateLimited,
     RelayError,
+    RequestRefused,
     StorageFault,
     UnusableAccessToken,
     UpstreamFault,
     UpstreamRefusal,
+    UpstreamUnanswered,
+    UpstreamUnavailable,
     WrongClientCredentials,
 )
 from cobalt_relay.models import (
     ClientCredentials,
     FetchRequest,
+    Hold,
+    Holder,
+    JobState,
     Request,
+    RequestRecord,
     RequestState,
+    Started,
     Trigger,
     connection_id_of,
     utc_now,
@@ -30,8 +56,31 @@ from cobalt_relay.services.ports import (
     RequestStore,
 )
 
+KEY_LIFE = timedelta(hours=24)
+LEASE = timedelta(seconds=30)
+"""How long a request may be without an outcome: the function that serves it ends after 28 s, so one
+that is older died over it, and holds nobody off any more."""
+AWAIT_ANSWER_SECONDS = 24.0
+"""How long a call waits for the answer to an equal one. Cobalt gets 21 s, API Gateway 29 s."""
+TAKE_OVER_SECONDS = 3.0
+"""Up to when a call that had to wait may still ask Cobalt itself, and be done in time."""
+INSIST_PAUSES = (0.2, 1.0)
+INSIST_SECONDS = 23.0
+"""Up to when a write is tried again: the function ends after 28 s."""
+PAUSES = (0.1, 0.2, 0.4, 0.8)
+"""Seconds between two looks at an equal request; the last one repeats."""
+
 _HEADER_VALUE = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
 """What a token can be: an HTTP header value, and a standard SSM parameter (4 KB at most)."""
+
+
+class _Token(Enum):
+    """What became of a token before its connection's fetch."""
+
+    REGISTERED = "its connection is registered"
+    KEPT = "kept before, by a fetch of which nothing is known yet"
+    NEW = "kept by this fetch"
+    NOT_KEPT = "it could not be kept"
 
 
 class FetchAppointments:
@@ -43,13 +92,17 @@ class FetchAppointments:
         jobs: RequestStore,
         connections: ConnectionRegistry,
         secrets: CredentialStore,
+        single_flight: timedelta,
         now: Callable[[], datetime] = utc_now,
+        sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._cobalt = cobalt
         self._jobs = jobs
         self._connections = connections
         self._secrets = secrets
+        self._single_flight = single_flight
         self._now = now
+        self._sleep = sleep
         self._registered: set[str] = set()
 
     def admit(self, client_id: str, client_secret: str, access_token: str) -> None:
@@ -73,32 +126,129 @@ class FetchAppointments:
         self._secrets.credentials()
 
     def start(
-        self, access_token: str, fetch: FetchRequest, *, request_id: str, trigger: Trigger
-    ) -> str:
-        """Ask Cobalt for a live fetch, once, and return its `job_execution_id`.
+        self,
+        access_token: str,
+        fetch: FetchRequest,
+        *,
+        request_id: str,
+        trigger: Trigger,
+        idempotency_key: str | None = None,
+    ) -> Started:
+        """Ask Cobalt for a live fetch, once, or join the request that has asked already.
 
         The request is on record before Cobalt hears of it, the job after it answered. What Cobalt
         refuses or fails at closes the request and is raised: `UpstreamRefusal`, `UpstreamFault`.
+        Raises `IdempotencyKeyReused`, and `FetchUnderWay` where an equal request takes too long.
         """
-        connection_id = connection_id_of(access_token)
         credentials = self._secrets.credentials()
         request = Request(
             request_id=request_id,
-            connection_id=connection_id,
+            connection_id=connection_id_of(access_token),
             trigger=trigger,
             search_by=fetch.search_by,
             window=fetch.window,
             fingerprint=fetch.fingerprint(access_token),
             requested_at=self._now(),
         )
-        self._jobs.record_request(request)
+        started = self._enter(request, idempotency_key)
+        if started:
+            return started
+        token = self._keep_token(request.connection_id, access_token)
         try:
             job_execution_id = self._cobalt.fetch_appointments(credentials, access_token, fetch)
         except (UpstreamRefusal, UpstreamFault) as error:
             self._close(request, error)
+            if token is _Token.NEW and isinstance(error, AccessTokenRefused | AccessForbidden):
+                with suppress(RelayError):
+                    self._connections.forget_token(request.connection_id)
             raise
-        self._keep(request, job_execution_id, access_token)
-        return job_execution_id
+        # Without a key it is held already.
+        flight = self._flight(request) if idempotency_key is not None else None
+        self._accepted(request, job_execution_id, flight)
+        if token in {_Token.NEW, _Token.KEPT}:
+            self._register(request.connection_id)
+        return Started(job_execution_id, joined=False)
+
+    # ---------------------------------------------------------------- one question, put only once
+
+    def _enter(self, request: Request, idempotency_key: str | None) -> Started | None:
+        """Record the request, unless an equal one gives the answer; None where it is recorded."""
+        hold = self._flight(request)
+        if idempotency_key is not None:
+            hold = _hold_of_key(request, idempotency_key)
+        pauses = iter(PAUSES)
+        pause = 0.0
+        while not self._jobs.record_request(request, hold):
+            assert hold is not None  # noqa: S101 - nothing else holds a request off
+            holder = self._jobs.holder(hold)
+            if holder and holder.fingerprint != request.fingerprint:
+                raise IdempotencyKeyReused
+            started = self._answer_of(request, hold, holder) if holder else None
+            if started:
+                return started
+            waited = (self._now() - request.requested_at).total_seconds()
+            is_under_way = holder is not None and self._is_under_way(holder)
+            if waited > (AWAIT_ANSWER_SECONDS if is_under_way else TAKE_OVER_SECONDS):
+                raise FetchUnderWay
+            if holder and not is_under_way and hold.replacing != holder.request_id:
+                hold = hold._replace(replacing=holder.request_id)
+                continue
+            pause = next(pauses, pause)
+            self._sleep(pause)
+        return None
+
+    def _flight(self, request: Request) -> Hold | None:
+        if not self._single_flight:
+            return None
+        until = request.requested_at + LEASE + self._single_flight
+        return Hold("FLIGHT", request.fingerprint, until)
+
+    def _answer_of(self, request: Request, hold: Hold, holder: Holder) -> Started | None:
+        """Give the job of the request that has the hold; None where it has none to give.
+
+        Without a key, that is a job which is open and young, or which was accepted while this
+        request waited for it. Raises what Cobalt refused that request with in the meantime, and
+        `UpstreamUnanswered` where it never answered: with a key, that is so for the life of the
+        key, until a sweep finds the job. One whose process died tells nothing: it frees the hold.
+        """
+        asked = holder.request
+        if not asked:
+            return None
+        has_key = hold.kind == "IDEMPOTENCY"
+        is_recent = self._now() - asked.requested_at < LEASE
+        was_awaited = asked.closed_at is not None and asked.closed_at > request.requested_at
+        if asked.state is RequestState.FAILED and was_awaited:
+            raise _refusal_of(asked)
+        is_unanswered = asked.refused_as is not None and asked.is_open
+        if is_unanswered and (has_key or is_recent):
+            raise UpstreamUnanswered
+        if asked.state is not RequestState.ACCEPTED or not asked.job_execution_id:
+            return None
+        if not has_key:
+            accepted_at = holder.job.accepted_at if holder.job else None
+            if not holder.job or not accepted_at:
+                return None
+            is_open = holder.job.state is JobState.ACCEPTED
+            was_awaited = accepted_at >= request.requested_at
+            is_young = self._now() - accepted_at < self._single_flight
+            if not was_awaited and not (is_open and is_young):
+                return None
+        count("FetchRepeated" if has_key else "FetchJoined")
+        ids = {"request_id": asked.request_id, "job_execution_id": asked.job_execution_id}
+        logger.info("fetch_repeated" if has_key else "fetch_joined", extra=ids)
+        return Started(asked.job_execution_id, joined=not has_key)
+
+    def _is_under_way(self, holder: Holder) -> bool:
+        """Whether the request that has the hold may still get its answer.
+
+        One whose row is gone, or that died over it, cannot.
+        """
+        asked = holder.request
+        if not asked or asked.state is not RequestState.REQUESTED:
+            return False
+        return self._now() - asked.requested_at < LEASE
+
+    # ------------------------------------------------------------------------------ what came of it
 
     def _close(self, request: Request, error: UpstreamRefusal | UpstreamFault) -> None:
         """Record why there is no job.
@@ -109,39 +259,71 @@ class FetchAppointments:
         state = RequestState.UNKNOWN if is_unknown else RequestState.FAILED
         count("FetchUnknown" if is_unknown else "FetchRefused")
         ids = _ids(request)
-        logger.warning("fetch_not_accepted", extra={**ids, "error_code": error.code})
+        logger.warning("fetch_not_accepted", extra={**ids, "error_code": error.reason})
         try:
-            self._jobs.close_request(request.request_id, state, error.code)
+            self._insist(
+                request, lambda: self._jobs.close_request(request, state, error, self._now())
+            )
         except StorageFault as fault:
             logger.error("request_not_closed", extra={**ids, "error_code": fault.code})
 
-    def _keep(self, request: Request, job_execution_id: str, access_token: str) -> None:
-        """Record Cobalt's 202, and the connection.
+    def _accepted(self, request: Request, job_execution_id: str, flight: Hold | None) -> None:
+        """Record Cobalt's 202.
 
         The job runs by now, so no fault in here may turn the answer into an error: the caller would
-        send it again. A job row that is missing is made from the webhook, a connection from its
-        next fetch.
+        send it again. A job row that is missing is made by the reconciler.
         """
         count("FetchAccepted")
         ids = {**_ids(request), "job_execution_id": job_execution_id}
         logger.info("fetch_accepted", extra=ids)
+        accepted_at = self._now()
         try:
-            self._jobs.accept(request, job_execution_id, self._now())
+            self._insist(
+                request,
+                lambda: self._jobs.accept(request, job_execution_id, accepted_at, flight),
+            )
         except StorageFault as fault:
             count("JobNotRecorded")
             logger.error("job_not_recorded", extra={**ids, "error_code": fault.code})
+
+    def _insist(self, request: Request, write: Callable[[], object]) -> None:
+        """Write what came of a request, again if need be: a row without it looks like a death."""
+        for pause in INSIST_PAUSES:
+            try:
+                write()
+            except StorageFault:
+                if (self._now() - request.requested_at).total_seconds() > INSIST_SECONDS:
+                    raise
+                self._sleep(pause)
+            else:
+                return
+        write()
+
+    def _keep_token(self, connection_id: str, access_token: str) -> _Token:
+        """Keep the token of a connection that is not registered yet."""
+        if connection_id in self._registered:
+            return _Token.REGISTERED
         try:
-            self._register(request.connection_id, access_token)
+            if self._connections.is_registered(connection_id):
+                self._registered.add(connection_id)
+                return _Token.REGISTERED
+            is_new = self._connections.keep_token(connection_id, access_token)
+        except RelayError as fault:
+            ids = {"connection_id": connection_id, "error_code": fault.code}
+            logger.error("token_not_kept", extra=ids)
+            return _Token.NOT_KEPT
+        return _Token.NEW if is_new else _Token.KEPT
+
+    def _register(self, connection_id: str) -> None:
+        """Record a connection whose token is kept; should that fail, its next fetch does it."""
+        ids = {"connection_id": connection_id}
+        try:
+            self._connections.register(connection_id, self._now())
         except RelayError as fault:
             logger.error("connection_not_registered", extra={**ids, "error_code": fault.code})
-
-    def _register(self, connection_id: str, access_token: str) -> None:
-        if connection_id in self._registered:
             return
-        if not self._connections.is_registered(connection_id):
-            self._connections.register(connection_id, access_token, self._now())
-            logger.info("connection_registered", extra={"connection_id": connection_id})
         self._registered.add(connection_id)
+        logger.info("connection_registered", extra=ids)
 
 
 def _equal(presented: tuple[str, str], ours: ClientCredentials) -> bool:
@@ -152,6 +334,27 @@ def _equal(presented: tuple[str, str], ours: ClientCredentials) -> bool:
         for theirs, own in zip(presented, expected, strict=True)
     ]
     return all(fits)
+
+
+def _hold_of_key(request: Request, idempotency_key: str) -> Hold:
+    """Name a key without telling it: a caller may have put anything into it."""
+    text = f"{request.connection_id}\n{idempotency_key}"
+    name = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
+    return Hold("IDEMPOTENCY", name, request.requested_at + KEY_LIFE)
+
+
+_REFUSALS: dict[str, type[UpstreamRefusal]] = {
+    kind.code: kind for kind in (RequestRefused, AccessTokenRefused, AccessForbidden, RateLimited)
+}
+
+
+def _refusal_of(asked: RequestRecord) -> UpstreamRefusal | UpstreamFault:
+    """Give the refusal that another caller got, but for Cobalt's text: no row holds it."""
+    kind = _REFUSALS.get(asked.refused_as or "")
+    if kind is None:
+        return UpstreamUnavailable(retry_after=asked.retry_after)
+    error = asked.error_code if asked.error_code != asked.refused_as else None
+    return kind(error=error, retry_after=asked.retry_after)
 
 
 def _ids(request: Request) -> dict[str, str]:

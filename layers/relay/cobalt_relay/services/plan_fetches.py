@@ -7,7 +7,13 @@ from uuid import uuid4
 
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
-from cobalt_relay.errors import InvalidScheduleInput, OutOfTime, RelayError
+from cobalt_relay.errors import (
+    InvalidScheduleInput,
+    OutOfTime,
+    RelayError,
+    UpstreamFault,
+    UpstreamRefusal,
+)
 from cobalt_relay.events import AppointmentFetchFailed
 from cobalt_relay.models import FetchRequest, Window, in_days, utc_now
 from cobalt_relay.observability import count, failure, logger
@@ -78,21 +84,23 @@ class PlanFetches:
                     FetchRequest(window=window),
                     request_id=request_id,
                     trigger="schedule",
-                )
+                ).job_execution_id
+            except (UpstreamRefusal, UpstreamFault) as error:
+                failed[connection_id] = error.reason  # on record, and announced from there
             except RelayError as error:
                 failed[connection_id] = error.code
+                self._tell_failed(connection_id, request_id, window, error.code)
             except Exception as error:  # noqa: BLE001 - the others must not suffer from it
                 logger.error("unexpected_error", extra=failure(error))
                 failed[connection_id] = "unexpected_error"
-            if connection_id in failed:
-                self._tell_failed(connection_id, request_id, window, failed[connection_id])
+                self._tell_failed(connection_id, request_id, window, "unexpected_error")
         logger.info("schedule_run", extra={"started": len(started), "failed": len(failed)})
         return {"window": window.model_dump(mode="json"), "started": started, "failed": failed}
 
     def _tell_failed(
         self, connection_id: str, request_id: str, window: Window, error_code: str
     ) -> None:
-        """Announce a fetch that was not started: no caller waits for a schedule's answer."""
+        """Announce a fetch that came to no request: no caller waits for a schedule's answer."""
         count("ScheduledFetchFailed")
         ids = {"connection_id": connection_id, "request_id": request_id}
         logger.warning("scheduled_fetch_failed", extra={**ids, "error_code": error_code})
@@ -106,9 +114,6 @@ class PlanFetches:
             search_by="date_range",
             accepted_at=None,
             completed_at=self._now(),
-            cobalt_event_id=None,
-            delivered_via=None,
-            result=None,
             error_code=error_code,
         )
         try:
