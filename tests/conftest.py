@@ -1,6 +1,7 @@
 """The deployed stack, once per session. See `tools/local/snapshot.py` for how it starts fast."""
 
 import os
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -8,9 +9,29 @@ import pytest
 from tests.integration.support import Relay
 from tools.local import snapshot
 from tools.local.aws import forget_user_settings
+from tools.local.errors import LocalError
 from tools.local.eventlog import EventLog
+from tools.local.paths import LOCAL
 from tools.local.sandbox import Sandbox
 from tools.local.stack import Stack
+
+SUMMARY = LOCAL / "crash-matrix-summary.txt"
+"""What the crash matrix has to say, whichever process ran it."""
+_BEGAN = pytest.StashKey[float]()
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Note when the session began."""
+    config.stash[_BEGAN] = time.time()
+
+
+def pytest_terminal_summary(
+    terminalreporter: pytest.TerminalReporter, config: pytest.Config
+) -> None:
+    """Print the count of the cases of the crash matrix, if it was run."""
+    if SUMMARY.exists() and SUMMARY.stat().st_mtime >= config.stash[_BEGAN]:
+        terminalreporter.section("crash matrix")
+        terminalreporter.write(SUMMARY.read_text(encoding="utf-8"))
 
 
 @pytest.fixture(scope="session")
@@ -21,6 +42,8 @@ def stack() -> Iterator[Stack]:
     try:
         with snapshot.session() as running:
             yield running
+    except LocalError as error:
+        pytest.exit(str(error), returncode=1)
     finally:
         os.environ.clear()
         os.environ.update(before)

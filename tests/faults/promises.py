@@ -1,0 +1,139 @@
+"""What must hold when a case has come to rest, whatever went wrong in it."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from functools import cache
+
+import jsonschema
+
+from tests.faults.case import Case, Row
+from tests.unit.fakes import SCHEMAS
+
+NAMESPACE = uuid.UUID("6b1f4a52-6a8e-5d0c-9f0e-3f1f6a3c9d11")
+"""Of the ids of events: changed, every consumer would see every repeat as something new."""
+FETCHED = "Appointments Fetched"
+FAILED = "Appointment Fetch Failed"
+EXPIRED = "Appointment Fetch Expired"
+ANNOUNCEMENTS = {"COMPLETED": FETCHED, "FAILED": FAILED, "EXPIRED": EXPIRED}
+
+type Announcement = tuple[str, str]
+"""Detail-type and event id."""
+
+
+def broken(case: Case) -> list[str]:
+    """Name every promise that the case broke."""
+    rows = case.rest
+    return [
+        *case.unexpected,
+        *_stuck(rows),
+        *_requests(case, _of_kind(rows, "REQUEST")),
+        *_jobs(case, _of_kind(rows, "JOB")),
+        *_announcements(case, rows),
+        *_upstream(case),
+    ]
+
+
+def _stuck(rows: list[Row]) -> Iterator[str]:
+    for row in rows:
+        if "due_at" in row or "due_shard" in row:
+            yield f"{row['sk']} is still due"
+        if row.get("notification") == "open":
+            yield f"the notification of {row['sk']} is still open"
+
+
+def _requests(case: Case, rows: list[Row]) -> Iterator[str]:
+    """A request ends once: with its job where Cobalt ran one, else refused or expired."""
+    for row in rows:
+        has_result = case.event() is not None
+        if row["state"] not in {"ACCEPTED", "FAILED", "EXPIRED"}:
+            yield f"the request is {row['state']}"
+        elif has_result and (row["state"], row.get("job_execution_id")) != (
+            "ACCEPTED",
+            case.jobs[0],
+        ):
+            yield f"Cobalt ran the job, and the request is {row['state']}"
+    if case.jobs and not rows:
+        yield "Cobalt ran a job of which no request is on record"
+
+
+def _jobs(case: Case, rows: list[Row]) -> Iterator[str]:
+    """A job of Cobalt's has one row, in one terminal state, and its bytes are in S3."""
+    event = case.event()
+    if event and [row["job_execution_id"] for row in rows] != case.jobs:
+        yield f"Cobalt ran {len(case.jobs)} job and the table has {len(rows)}"
+    for row in rows:
+        if row["state"] not in ANNOUNCEMENTS:
+            yield f"the job is {row['state']}"
+        elif (row["state"] == "EXPIRED") is (event is not None):
+            yield f"the job is {row['state']}, with{'' if event else 'out'} a result at Cobalt"
+        elif event and (completion := row["completion"]):
+            if completion["cobalt_event_id"] != event.id:
+                yield "the job was ended by another event"
+            if completion["state"] != row["state"]:
+                yield f"the job is {row['state']} and its completion {completion['state']}"
+            stored = case.object(completion["result"])
+            if stored is None:
+                yield "the bytes are not in S3"
+            elif stored != event.body:
+                yield "the bytes in S3 are not the result"
+
+
+def _announcements(case: Case, rows: list[Row]) -> Iterator[str]:
+    """Every end is announced at least once, under its own id, and nothing else is."""
+    due = set(_due_announcements(rows))
+    sent = {(event.detail_type, str(event.detail["event_id"])) for event in case.lab.wire.published}
+    yield from (f"no event {kind!r} with the right id" for kind, _ in sorted(due - sent))
+    allowed = due | set(_earlier_announcements(rows))
+    yield from (f"an event {kind!r} that announces nothing" for kind, _ in sorted(sent - allowed))
+    for event in case.lab.wire.published:
+        for error in _schema(event.detail_type).iter_errors(event.detail):
+            yield f"an event {event.detail_type!r} is not as its schema says: {error.message[:80]}"
+    places = {_place(row["completion"]["result"]) for row in rows if "completion" in row}
+    told = {
+        _place(event.detail["result"])
+        for event in case.lab.wire.published
+        if event.detail.get("result")
+    }
+    yield from ("an event names another place than the row" for _ in told - places)
+
+
+@cache
+def _schema(detail_type: str) -> jsonschema.Draft202012Validator:
+    name = detail_type.lower().replace(" ", "-")
+    schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text(encoding="utf-8"))
+    return jsonschema.Draft202012Validator(schema, format_checker=jsonschema.FormatChecker())
+
+
+def _place(result: Row) -> frozenset[tuple[str, str]]:
+    return frozenset((name, value) for name, value in result.items() if value is not None)
+
+
+def _due_announcements(rows: list[Row]) -> Iterator[Announcement]:
+    for row in _of_kind(rows, "JOB"):
+        if row["state"] in ANNOUNCEMENTS:
+            yield _announcement(ANNOUNCEMENTS[row["state"]], row["job_execution_id"])
+    for row in _of_kind(rows, "REQUEST"):
+        if row["state"] in {"FAILED", "EXPIRED"}:
+            yield _announcement(ANNOUNCEMENTS[row["state"]], f"request {row['request_id']}")
+
+
+def _earlier_announcements(rows: list[Row]) -> Iterator[Announcement]:
+    """A late result follows an expiry, of the job or of its request, which was announced too."""
+    for row in _of_kind(rows, "JOB"):
+        if "expired_at" in row:
+            yield _announcement(EXPIRED, row["job_execution_id"])
+            yield _announcement(EXPIRED, f"request {row.get('request_id')}")
+
+
+def _announcement(detail_type: str, subject: str) -> Announcement:
+    return detail_type, str(uuid.uuid5(NAMESPACE, f"{detail_type}\n{subject}"))
+
+
+def _upstream(case: Case) -> Iterator[str]:
+    if case.most_sent > 1:
+        yield f"one request was sent to Cobalt {case.most_sent} times"
+
+
+def _of_kind(rows: list[Row], kind: str) -> list[Row]:
+    return [row for row in rows if row["sk"] == kind]
