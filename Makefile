@@ -5,13 +5,20 @@ PYTHON ?=
 # make logs F=1 follows; make lock UPGRADE=1 takes newer versions.
 F ?=
 UPGRADE ?=
+# make redrive DRY=1 only shows; STACK=name means a stack on AWS. Never taken from the environment: it may hold another's.
+DRY :=
+STACK :=
 
 ifneq ($(firstword $(sort 3.81 $(MAKE_VERSION))),3.81)
 $(error GNU make $(MAKE_VERSION) is too old: 3.81 or newer is needed (apt install make, or brew install make and gmake))
 endif
 
+# Empty where no stack can be running: then nothing has to be installed to say so.
+UP := $(wildcard .local/up)
+NOTHING_IS_UP = { echo "No stack is running. Start one with make up." >&2; exit 1; }
 BIN := .venv/bin
 LOCAL := $(BIN)/python -m tools.local
+REDRIVE = $(BIN)/python -m tools.redrive $(if $(DRY),--dry-run) $(if $(STACK),--stack '$(STACK)')
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --universal --python-version 3.13 --generate-hashes \
 	$(if $(UPGRADE),--upgrade)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -20,25 +27,31 @@ export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down logs test check fix lock clean environment
+.PHONY: help demo up down logs redrive test soak check fix lock clean environment
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
 
-demo: environment ## The main job as a story, from the curl request to S3 and EventBridge, on a stack of its own
+demo: environment ## The main job as a story: curl, webhook, S3, event, schedule
 	@$(LOCAL) demo
 
-up: environment ## The same stack in the background: .local/stack.json says where; again after a change redeploys
+up: environment ## The same stack left running, or brought up to date
 	@$(LOCAL) up
 
-down: environment ## Stop what `make up` started and remove its state
-	@$(LOCAL) down
+down: $(if $(UP),environment) ## Stop what `make up` started and remove its state
+	@$(if $(UP),$(LOCAL) down,echo "No stack was running.")
 
-logs: environment ## Logs of the functions, oldest first, and where the other logs are; F=1 follows
-	@$(LOCAL) logs $(if $(F),--follow)
+logs: $(if $(UP),environment) ## What the functions logged, oldest first; F=1 follows
+	@$(if $(UP),$(LOCAL) logs $(if $(F),--follow),$(NOTHING_IS_UP))
+
+redrive: $(if $(UP)$(STACK),environment) ## Put failed runs and events back; DRY=1 shows, STACK=name on AWS
+	@$(if $(UP)$(STACK),$(REDRIVE),$(NOTHING_IS_UP))
 
 test: check ## The checks, then every test, with coverage
-	@$(BIN)/python -m pytest --cov --cov-report=term
+	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
+
+soak: environment ## 1,000 fetches while much goes wrong, compared one by one; N=300
+	@$(BIN)/python -m tests.soak $(if $(N),--fetches $(N))
 
 check: environment ## Format, lint, types, template; changes nothing
 	@$(LOCAL) check
@@ -47,7 +60,7 @@ fix: environment ## Mend what the checks can mend
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
 
-lock: environment ## Pin requirements/dev.in and the dependency layer anew; UPGRADE=1 takes newer versions
+lock: environment ## Pin the packages anew; UPGRADE=1 takes newer versions
 	@$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
 	@$(COMPILE) --constraints requirements/dev.txt layers/dependencies/requirements.in \
 		--output-file layers/dependencies/requirements.txt
@@ -63,10 +76,12 @@ clean: ## Stop the stack; remove .venv, .local, .aws-sam and the caches
 # The marker is written last: an interrupted installation is done again, a finished one never. It holds the folder too,
 # for the scripts of a virtual environment stop working when it is moved.
 environment:
-	@if { echo "$(CURDIR)"; cat requirements/dev.txt; } | cmp -s - .venv/installed.txt && \
+	@if { echo "$(CURDIR)"; cat requirements/dev.txt; } 2>/dev/null | cmp -s - .venv/installed.txt && \
 		$(BIN)/python -c '' 2>/dev/null; then exit 0; fi; \
 	python=$$(sh tools/find_python.sh "$(PYTHON)") || exit 1; \
 	echo "Installing the environment into .venv (once, about a minute) ..."; \
-	"$$python" -m venv --clear .venv && \
-	$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt && \
+	trap 'echo "Interrupted. The next make installs it anew." >&2; exit 130' INT; \
+	said=$$({ "$$python" -m venv --clear .venv && \
+		$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt; } 2>&1) || \
+		{ printf '%s\n' "$$said"; echo "The environment could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	{ echo "$(CURDIR)"; cat requirements/dev.txt; } > .venv/installed.txt

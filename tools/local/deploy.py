@@ -27,6 +27,8 @@ INGREDIENTS = (
     "tools/local/fixups.py",
 )
 """What decides how a deployed stack looks."""
+SHOWN_LINES, SHOWN_WIDTH = 12, 300
+"""What is quoted of a SAM that failed; pip can put 20 KB into one line."""
 NEVER = 4102444800
 """A moment in the year 2100: SAM looks for a new version of itself a week after the last look."""
 
@@ -60,7 +62,7 @@ def fingerprint(values: Mapping[str, str]) -> str:
 
 
 def deploy(aws: Aws, values: Mapping[str, str]) -> None:
-    """Build, deploy, and set what the local AWS drops. `LocalError` with SAM's own words."""
+    """Build, deploy, and set what the local AWS drops. `LocalError` with SAM's last words."""
     check_syntax()
     with processes.exclusive(LOCAL / "build.lock", "its build"):
         _sam("build", "--parallel", "--cached", "--cache-dir", str(BUILD_CACHE),
@@ -68,7 +70,7 @@ def deploy(aws: Aws, values: Mapping[str, str]) -> None:
         _sam("deploy", "--template-file", str(BUILD / "template.yaml"), "--stack-name", STACK_NAME,
              "--resolve-s3", "--s3-prefix", STACK_NAME, "--capabilities", "CAPABILITY_IAM",
              "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",
-             values=values, endpoint=aws.endpoint)  # fmt: skip
+             values=values, aws=aws)  # fmt: skip
     fixups.apply(aws, STACK_NAME)
 
 
@@ -119,17 +121,47 @@ def _ingredients() -> Iterator[Path]:
         yield from (each for each in files if each.is_file() and each.parent.name != "__pycache__")
 
 
-def _sam(verb: str, *options: str, values: Mapping[str, str], endpoint: str | None = None) -> None:
+def _sam(verb: str, *options: str, values: Mapping[str, str], aws: Aws | None = None) -> None:
     overrides = [f"{name}={value}" for name, value in values.items()]
     command = [_program("sam"), verb, *options, "--parameter-overrides", *overrides]
     settings = sam_environment() | CREDENTIALS
-    if endpoint:
-        settings["AWS_ENDPOINT_URL"] = endpoint
+    if aws:
+        settings["AWS_ENDPOINT_URL"] = aws.endpoint
     # SAM and pip leave temporary folders behind, the more so when they are interrupted.
     with tempfile.TemporaryDirectory(dir=LOCAL, ignore_cleanup_errors=True) as scratch:
         status, said = processes.run(command, settings | {"TMPDIR": scratch})
     if status:
-        raise LocalError(f"sam {verb} failed:\n{said.strip()}")
+        log = LOCAL / f"sam-{verb}.log"
+        log.write_text(said, encoding="utf-8")
+        lines = last_words(said) + (_faults(aws) if aws else [])
+        quoted = "\n".join(f"    {line[:SHOWN_WIDTH]}" for line in lines)
+        raise LocalError(
+            f"sam {verb} failed:\n{quoted}\n"
+            f"Mend that and run this again; {log.relative_to(ROOT)} has all that SAM said."
+        )
+
+
+def last_words(said: str) -> list[str]:
+    """Give the error at the end of what SAM said, or just the end where it names none."""
+    lines = [line.rstrip() for line in said.splitlines() if line.strip()]
+    errors = [number for number, line in enumerate(lines) if line.startswith("Error: ")]
+    return (lines[errors[-1] :] if errors else lines)[-SHOWN_LINES:]
+
+
+def _faults(aws: Aws) -> list[str]:
+    """Give the reasons of a failed deployment, which SAM does not repeat in its error."""
+    try:
+        events = aws.cloudformation.describe_stack_events(StackName=STACK_NAME)["StackEvents"]
+    except ClientError:  # it failed before there was a stack
+        return []
+    faults = []
+    for event in events:  # the newest first
+        name, status = event["LogicalResourceId"], event["ResourceStatus"]
+        if name == STACK_NAME and status in ("CREATE_IN_PROGRESS", "UPDATE_IN_PROGRESS"):
+            break
+        if status.endswith("_FAILED") and name != STACK_NAME:
+            faults.append(f"{name}: {event.get('ResourceStatusReason', status)}")
+    return faults[::-1]
 
 
 def _program(name: str) -> str:

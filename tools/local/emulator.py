@@ -11,6 +11,7 @@ import requests
 
 from tools.local import launcher, processes
 from tools.local.aws import Aws
+from tools.local.errors import LocalError
 from tools.local.paths import WORKER
 
 NAME = "local-aws"
@@ -98,5 +99,8 @@ def ensure_worker() -> None:
             return
         draft = WORKER.with_suffix(".draft")
         shutil.rmtree(draft, ignore_errors=True)
-        subprocess.run([sys.executable, "-m", "venv", "--without-pip", draft], check=True)
+        command = [sys.executable, "-m", "venv", "--without-pip", str(draft)]
+        status, said = processes.run(command, os.environ)
+        if status:
+            raise LocalError(f"The functions' interpreter could not be made:\n{said.strip()}")
         draft.rename(WORKER)
