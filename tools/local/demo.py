@@ -28,6 +28,7 @@ from tools.local.stack import Stack
 from tools.local.up import Ports, bring_up, curl
 
 CLINIC = "riverside"
+LOSER = "lakeside"
 SUPPORTED_EMR = "eClinicalWorks"
 ACCEPTED = "Live fetch request accepted. Results will be sent via webhook when ready."
 RESULT_SECONDS = 60.0
@@ -105,6 +106,7 @@ class Story:
         row = self.job_row(job)
         self.result(row)
         self.event(row)
+        self.lost()
         self.schedule()
         self.errors()
 
@@ -197,6 +199,35 @@ class Story:
             event["detail"]["result"] == row["completion"]["result"],
             "the event names another object than the job.",
         )
+
+    def lost(self) -> None:
+        """Lose a webhook, and let the reconciler find its result."""
+        self.chapter("A webhook that never comes: the reconciler asks for the result")
+        box = self.stack.sandbox
+        box.add_fault("lost", count=1, clinic=LOSER)
+        status, body = self.send(curl(self.stack, LOSER))
+        expect(status == 202, f"the answer is {status} instead of 202.")
+        job = str(body["job_execution_id"])
+        found = self.wait("for Cobalt's robot", lambda: box.job(job)["event_id"])
+        self.stack.let_time_pass(f"JOB#{job}")  # a minute, which nobody wants to wait for
+        self.stack.reconcile()
+        row = self.wait("for the job to end", lambda: self.ended(job))
+        completion = row["completion"]
+        self.facts(
+            {
+                "deliveries": len(box.deliveries(job)),
+                "job": f"{row['state']}, delivered via {completion['delivered_via']}",
+                "result": completion["result"]["key"],
+            }
+        )
+        expect(completion["delivered_via"] == "poll", "the result did not come by a poll.")
+        place = completion["result"]
+        stored = self.stack.aws.s3.get_object(Bucket=place["bucket"], Key=place["key"])
+        expect(
+            stored["Body"].read() == box.event_body(found),
+            "the object in S3 is not what Cobalt would have sent, byte for byte.",
+        )
+        self.wait("for the event", lambda: self.events.of(job))
 
     def schedule(self) -> None:
         """Let EventBridge Scheduler fetch, as the stack's own schedule does."""
