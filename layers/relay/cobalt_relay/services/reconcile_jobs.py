@@ -310,7 +310,8 @@ class ReconcileJobs:
         taken = dict(open_ones)
         for other in self._jobs.open_requests():
             open_ones.setdefault(other.request_id, other)  # one of them may be meant
-        connection_ids = {request.connection_id for request in open_ones.values()}
+        settled = (each for each in open_ones.values() if not self._is_in_flight(each))
+        connection_ids = dict.fromkeys(each.connection_id for each in settled)
         failed_before = run.done["failed"]
         references = {each: self._reference(run, each) for each in connection_ids}
         has_seen = run.done["failed"] == failed_before and run.may_ask
@@ -385,15 +386,14 @@ class ReconcileJobs:
                     contested = request.model_copy(update={"contested": True})
                     open_ones[request.request_id] = contested
             return None
-        now = self._now()
-        in_flight = [
-            request
-            for request in fitting
-            if request.state is RequestState.REQUESTED and now - request.requested_at < SETTLED
-        ]
-        if not fitting or in_flight or any(request.contested for request in fitting):
+        if any(request.contested or self._is_in_flight(request) for request in fitting):
             return None
-        return max(fitting, key=lambda request: request.requested_at)
+        return max(fitting, key=lambda request: request.requested_at, default=None)
+
+    def _is_in_flight(self, request: RequestRecord) -> bool:
+        """Whether its own 202 may still come."""
+        is_recent = self._now() - request.requested_at < SETTLED
+        return request.state is RequestState.REQUESTED and is_recent
 
     def _claimed(self, request: RequestRecord, job_execution_id: str) -> None:
         count("RequestAttached")
