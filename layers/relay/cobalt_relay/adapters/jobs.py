@@ -15,7 +15,6 @@ job, an announcement that is not known to be sent, and an expired job that may s
 import heapq
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
@@ -133,8 +132,7 @@ class Jobs:
             changes |= {"closed_at": iso(now)} | _announcement(subject, _UNTAKEN, now)
         else:
             changes |= _due(subject, request.requested_at + FIRST_LOOK)
-        with suppress(ConditionFailedError):
-            self._table.write(_move(_request_key(subject), before(REQUEST_MOVES, state), changes))
+        self._try(_move(_request_key(subject), before(REQUEST_MOVES, state), changes))
 
     def expire_request(self, request: RequestRecord, now: datetime) -> RequestRecord | None:
         """End a request of which nobody knows whether it ran; None where it has moved on."""
