@@ -452,6 +452,18 @@ def test_refused_request_is_announced_with_cobalts_code(world: World, clinic: Cl
     assert due_at(world, "REQUEST", "r1") is None
 
 
+def test_code_that_could_be_a_patients_number_is_not_kept(
+    world: World, clinic: Clinic, logged: Callable[[], str]
+) -> None:
+    clinic.fetch_in_vain("r1", RequestRefused("No.", error="no_patient_888123"))
+    world.clock.sleep(1)
+
+    run(world)
+
+    assert world.bus.events[0][1]["error_code"] == "request_refused"
+    assert "888123" not in json.dumps([world.bus.events, str(world.jobs.table.items), logged()])
+
+
 def test_expiry_is_announced_later_when_the_bus_fails(world: World, clinic: Clinic) -> None:
     job_id = clinic.fetch("r1")
     world.bus.fail("publish", BusFault())

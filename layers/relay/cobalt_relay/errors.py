@@ -263,8 +263,10 @@ class UpstreamRefusal(RelayError):
         self.retry_after = retry_after
 
     @property
-    def reason(self) -> str:  # noqa: D102 - see the base
-        return self.error or self.code
+    def reason(self) -> str:
+        """Cobalt's own code, but none with a digit: that could be a patient's number."""
+        is_plain = self.error is not None and self.error.replace("_", "").isalpha()
+        return self.error if self.error and is_plain else self.code
 
 
 class RequestRefused(UpstreamRefusal):
