@@ -1,0 +1,48 @@
+"""How deep and how full JSON is: asked of a text before anything is made of it, or afterwards."""
+
+from itertools import accumulate
+from typing import Any
+
+_OPENING = b"[{"
+_NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
+
+
+def is_within(text: bytes, *, depth: int, values: int) -> bool:
+    """Whether a JSON text nests no deeper than `depth` and has at most `values` values.
+
+    Every key has a value, so `values` bounds the keys too. Whether the text is JSON at all is not
+    looked at; of a broken one, what stands before the break is judged rightly, and that is all that
+    a parser reads. No look-ahead and no step per byte in Python: a hostile text costs no more.
+    """
+    plain = text.replace(rb"\\", b"").replace(rb"\"", b"") if b"\\" in text else text
+    structure = plain.translate(None, _NOT_STRUCTURE)
+    if structure.count(b'"') > 4 * values:  # a key and a value, two quotes each
+        return False
+    outside_strings = b"".join(structure.split(b'"')[::2])
+    openings = sum(map(outside_strings.count, _OPENING))
+    if 1 + openings + outside_strings.count(b",") > values:
+        return False
+    brackets = outside_strings.replace(b",", b"")
+    steps = (1 if bracket in _OPENING else -1 for bracket in brackets)
+    return openings <= depth or max(accumulate(steps)) <= depth
+
+
+def nests_within(document: Any, depth: int) -> bool:  # noqa: ANN401 - whatever JSON gives
+    """Whether what was parsed nests no deeper than `depth`.
+
+    Of a text that is parsed anyhow, this is told much cheaper than by `is_within`.
+    """
+    level = [document] if type(document) in _CONTAINERS else []
+    for _ in range(depth):
+        if not level:
+            break
+        level = [
+            value
+            for container in level
+            for value in (container.values() if type(container) is dict else container)
+            if type(value) in _CONTAINERS
+        ]
+    return not level
+
+
+_CONTAINERS = frozenset({dict, list})
