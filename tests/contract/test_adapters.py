@@ -33,6 +33,7 @@ from cobalt_relay.services.ports import (
     ConnectionRegistry,
     ConnectionTokens,
     DeliveryStore,
+    JobReader,
     RequestStore,
     ResultStore,
 )
@@ -47,8 +48,8 @@ WEEK = Window(start_date=date(2025, 1, 1), end_date=date(2025, 1, 7))
 SECOND = timedelta(seconds=1)
 
 
-class JobStore(RequestStore, DeliveryStore, Protocol):
-    """Both sides of the rows."""
+class JobStore(RequestStore, JobReader, DeliveryStore, Protocol):
+    """All sides of the rows."""
 
 
 @pytest.fixture(params=["fake", "real"])
@@ -112,6 +113,24 @@ def end(jobs: JobStore, completion: Completion, job: Job | None = None) -> Landi
     assert seen is not None
     landing, _ = jobs.end(seen, completion, NOW)
     return landing
+
+
+def test_job_is_read_until_its_time_is_over(jobs: JobStore) -> None:
+    request, job_id = accepted(jobs)
+    end = NOW + SECOND + timedelta(days=30)
+
+    job = jobs.job(job_id, end - SECOND)
+
+    assert job is not None
+    assert (job.connection_id, job.request_id) == (request.connection_id, request.request_id)
+    assert jobs.job(job_id, end) is None
+    assert jobs.requested_at(request.request_id) == NOW
+
+
+@pytest.mark.parametrize("job_id", ["", "job_none", "😀" * 256])
+def test_nothing_is_read_where_nothing_is(jobs: JobStore, job_id: str) -> None:
+    assert jobs.job(job_id, NOW) is None
+    assert jobs.requested_at(fresh("request")) is None
 
 
 def test_nothing_is_known_of_what_never_was(jobs: JobStore) -> None:
@@ -373,7 +392,8 @@ def connections(request: pytest.FixtureRequest) -> Registry:
         return FakeConnections()
     stack: Stack = request.getfixturevalue("stack")
     table = Table(stack.aws.dynamodb, stack.table)
-    return Connections(table, stack.aws.ssm, f"/cobalt-relay/{stack.stack_name}/tokens")
+    path = f"/cobalt-relay/{stack.stack_name}/tokens"
+    return Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
 
 
 def test_connection_is_listed_with_its_token_when_it_registered(connections: Registry) -> None:
@@ -482,4 +502,4 @@ def test_secrets_are_read_as_the_operator_put_them(stack: Stack) -> None:
 
     assert credentials.client_id == stack.client_id
     assert credentials.client_secret == stack.client_secret
-    assert keys[0].decode() == stack.sandbox.webhook_secret()["current"]
+    assert keys.keys[0].secret.decode() == stack.sandbox.webhook_secret()["current"]

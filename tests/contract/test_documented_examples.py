@@ -1,6 +1,7 @@
 """The documented examples of both editions, verbatim: what Cobalt says is what the relay says and takes."""
 
 import json
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,10 @@ EXAMPLES = Path(__file__).parent / "examples"
 
 def example(name: str) -> Any:
     return json.loads((EXAMPLES / f"{name}.json").read_text())
+
+
+SIGNED_AT = datetime(2023, 10, 28, 11, tzinfo=UTC)
+"""The time in the documented webhooks."""
 
 
 def ask(body: Any) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def test_either_editions_202_is_understood(name: str, job: str) -> None:
 )
 def test_either_editions_result_lands(world: World, name: str, job: str, reference: str) -> None:
     body = (EXAMPLES / f"{name}.json").read_bytes()
+    world.clock.moment = SIGNED_AT
 
     answer = receive_webhook(webhook_event(body), LambdaContextStub())
 
@@ -109,6 +115,7 @@ def test_either_editions_result_lands(world: World, name: str, job: str, referen
 
 def test_account_event_is_announced(world: World) -> None:
     body = (EXAMPLES / "webhook-login-required.json").read_bytes()
+    world.clock.moment = SIGNED_AT
 
     receive_webhook(webhook_event(body), LambdaContextStub())
 

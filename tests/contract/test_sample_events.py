@@ -1,6 +1,8 @@
 """Every file in `events/`, fed to its handler."""
 
 import json
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +12,20 @@ from cobalt_relay.errors import InvalidScheduleInput
 from cobalt_relay.models import ClientCredentials
 from functions.fetch_appointments.handler import lambda_handler as fetch_appointments
 from functions.plan_fetches.handler import lambda_handler as plan_fetches
+from functions.read_appointments.handler import lambda_handler as read_appointments
 from functions.receive_webhook.handler import lambda_handler as receive_webhook
 from tests.unit.conftest import LambdaContextStub, World
+from tests.unit.fakes import live_keys
+from tools.sign_sample import SAMPLE_KEY, signed_anew
 
 EVENTS = Path(__file__).parents[2] / "events"
-SAMPLE_KEY = b"whsec_of_the_sample_events"
-HANDLERS = {"api": fetch_appointments, "webhook": receive_webhook, "schedule": plan_fetches}
+SIGNED_AT = datetime(2023, 10, 28, 11, tzinfo=UTC)
+HANDLERS = {
+    "api-fetch": fetch_appointments,
+    "api-job": read_appointments,
+    "webhook": receive_webhook,
+    "schedule": plan_fetches,
+}
 
 STATUS_OF = {
     "api-fetch-accepted": 202,
@@ -28,6 +38,9 @@ STATUS_OF = {
     "api-fetch-missing-parameters": 400,
     "api-fetch-range-too-long": 400,
     "api-fetch-wrong-credentials": 401,
+    "api-job-found": 200,
+    "api-job-of-another-connection": 404,
+    "api-job-unknown": 404,
     "webhook-appointment-created": 200,
     "webhook-live-fetch-base64": 200,
     "webhook-live-fetch-empty": 200,
@@ -48,10 +61,11 @@ def sample(name: str) -> Any:
 
 @pytest.fixture
 def configured(world: World) -> World:
-    """A world whose secrets are those of the samples."""
+    """A world whose secrets are those of the samples, at the time that the webhooks tell."""
     credentials = ClientCredentials(client_id="sample-client", client_secret="sample-secret")
     world.secrets.current = world.secrets.refreshed = credentials
-    world.secrets.keys = (SAMPLE_KEY,)
+    world.secrets.keys = live_keys(Current=SAMPLE_KEY.encode())
+    world.clock.moment = SIGNED_AT
     return world
 
 
@@ -63,7 +77,10 @@ def test_every_file_has_a_test() -> None:
 
 @pytest.mark.parametrize("name", STATUS_OF)
 def test_sample_is_answered_as_its_name_says(configured: World, name: str) -> None:
-    handler = HANDLERS[name.split("-", maxsplit=1)[0]]
+    [handler] = [each for source, each in HANDLERS.items() if name.startswith(source)]
+    if name.startswith("api-job"):
+        fetch_appointments(sample("api-fetch-accepted"), LambdaContextStub())
+        configured.cobalt.calls.clear()
 
     answer = handler(sample(name), LambdaContextStub())
 
@@ -71,6 +88,34 @@ def test_sample_is_answered_as_its_name_says(configured: World, name: str) -> No
     landed = name.startswith("webhook") and STATUS_OF[name] == 200
     assert len(configured.bus.events) == len(configured.results.objects) == int(landed)
     assert len(configured.cobalt.calls) == int(STATUS_OF[name] == 202)
+
+
+GENUINE = [n for n, status in STATUS_OF.items() if n.startswith("webhook") and status == 200]
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_sample_webhook_is_refused_at_another_time(configured: World, name: str) -> None:
+    configured.clock.moment = SIGNED_AT + timedelta(hours=25)
+
+    answer = receive_webhook(sample(name), LambdaContextStub())
+
+    assert answer["statusCode"] == 400
+    assert configured.results.objects == {}
+
+
+@pytest.mark.parametrize("name", GENUINE)
+def test_sample_webhook_is_taken_in_now_when_it_is_signed_anew(
+    configured: World, name: str, logged: Callable[[], str]
+) -> None:
+    configured.clock.moment = datetime.now(UTC)
+    configured.secrets.keys = live_keys(Current=b"a key of its own")
+    event = signed_anew(sample(name), "a key of its own", datetime.now(UTC))
+
+    answer = receive_webhook(event, LambdaContextStub())
+
+    assert answer["statusCode"] == 200
+    assert len(configured.results.objects) == 1
+    assert "HeaderContradiction" not in logged()
 
 
 def test_schedules_are_carried_out_or_refused_as_their_names_say(configured: World) -> None:

@@ -19,6 +19,7 @@ from cobalt_relay import bootstrap
 from cobalt_relay.observability import logger
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.plan_fetches import PlanFetches
+from cobalt_relay.services.read_appointments import ReadAppointments
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
 from cobalt_relay.services.take_in import TakeIn
@@ -73,6 +74,7 @@ class World:
             now=self.clock,
             sleep=self.clock.sleep,
         )
+        self.read_appointments = ReadAppointments(self.jobs, self.secrets, now=self.clock)
         self.take_in = TakeIn(
             self.jobs, self.results, self.bus, now=self.clock, sleep=self.clock.sleep
         )
@@ -89,7 +91,13 @@ class World:
 def world(monkeypatch: pytest.MonkeyPatch) -> World:
     """A world of fakes that the handlers are bound to."""
     world = World()
-    for name in ("fetch_appointments", "receive_webhook", "plan_fetches", "reconcile_jobs"):
+    for name in (
+        "fetch_appointments",
+        "read_appointments",
+        "receive_webhook",
+        "plan_fetches",
+        "reconcile_jobs",
+    ):
         monkeypatch.setattr(bootstrap, name, partial(getattr, world, name))
     return world
 
@@ -145,13 +153,14 @@ def api_event(
     headers: dict[str, str],
     *,
     encode: bool = False,
+    method: str = "POST",
 ) -> dict[str, Any]:
-    """API Gateway's proxy event for a POST."""
+    """API Gateway's proxy event."""
     raw = body.encode() if isinstance(body, str) else body
     return {
         "resource": path,
         "path": path,
-        "httpMethod": "POST",
+        "httpMethod": method,
         "headers": headers,
         "multiValueHeaders": {name: [value] for name, value in headers.items()},
         "queryStringParameters": None,
@@ -162,7 +171,7 @@ def api_event(
             "requestId": "0b5a1c5e-0000-4000-8000-000000000001",
             "stage": "v1",
             "path": f"/v1{path}",
-            "httpMethod": "POST",
+            "httpMethod": method,
             "resourcePath": path,
         },
         "body": base64.b64encode(raw or b"").decode()
@@ -178,6 +187,13 @@ def fetch_event(
     """A call of POST /v1/appointments/fetch."""
     text = json.dumps(body) if isinstance(body, dict) else body
     return api_event("/appointments/fetch", text, HEADERS if headers is None else headers)
+
+
+def job_event(encoded_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+    """A call of GET /v1/appointments/fetch/{job_execution_id}."""
+    given = HEADERS if headers is None else headers
+    event = api_event(f"/appointments/fetch/{encoded_id}", None, given, method="GET")
+    return {**event, "pathParameters": {"job_execution_id": encoded_id}}
 
 
 def sign(body: bytes, key: bytes = WEBHOOK_KEY) -> str:

@@ -3,7 +3,8 @@
 import hashlib
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -11,11 +12,18 @@ from typing import Any, cast
 
 import jsonschema
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
+from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
 from cobalt_relay.adapters.jobs import Jobs
 from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Write
-from cobalt_relay.errors import BusFault, CredentialsNotConfigured, RelayError, UnknownConnection
+from cobalt_relay.errors import (
+    AccessTokenRefused,
+    BusFault,
+    CredentialsNotConfigured,
+    RelayError,
+    UnknownConnection,
+)
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
     JOB_MOVES,
@@ -25,8 +33,11 @@ from cobalt_relay.models import (
     FetchRequest,
     Job,
     ListedEvent,
+    LiveKeys,
     RequestRecord,
     ResultLocation,
+    WebhookKey,
+    WebhookRegistration,
     connection_id_of,
 )
 
@@ -153,10 +164,14 @@ def _is_true(term: str, item: Item, values: Mapping[str, Any]) -> bool:
 class FakeJobs(Faults, Jobs):
     """The real rows on a fake table."""
 
-    def __init__(self, deadline: timedelta = timedelta(minutes=120)) -> None:
+    def __init__(
+        self,
+        deadline: timedelta = timedelta(minutes=120),
+        retention: timedelta = timedelta(days=30),
+    ) -> None:
         Faults.__init__(self)
         self.table = FakeTable()
-        Jobs.__init__(self, cast("Table", self.table), timedelta(days=30), deadline)
+        Jobs.__init__(self, cast("Table", self.table), retention, deadline)
 
     def __getattribute__(self, name: str) -> Any:
         if name in _CALLS:
@@ -228,6 +243,12 @@ class FakeBus(Faults):
         self.fail("publish", BusFault())
 
 
+def live_keys(**secrets: bytes) -> LiveKeys:
+    """The keys of these names."""
+    keys = tuple(WebhookKey(cast("Any", name), secret) for name, secret in secrets.items())
+    return LiveKeys(keys)
+
+
 class FakeSecrets:
     """The two secrets; `refreshed` is what a second look finds."""
 
@@ -235,9 +256,9 @@ class FakeSecrets:
         self.current: ClientCredentials | None = ClientCredentials(
             client_id="client", client_secret="sesame"
         )
-        self.refreshed = self.current
-        self.keys: tuple[bytes, ...] = (b"webhook-key",)
-        self.refreshed_keys: tuple[bytes, ...] = ()
+        self.refreshed: ClientCredentials | None = self.current
+        self.keys = live_keys(Current=b"webhook-key")
+        self.refreshed_keys: LiveKeys | None = None
 
     def credentials(self, *, refresh: bool = False) -> ClientCredentials:
         credentials = self.refreshed if refresh else self.current
@@ -245,8 +266,153 @@ class FakeSecrets:
             raise CredentialsNotConfigured
         return credentials
 
-    def webhook_keys(self, *, refresh: bool = False) -> tuple[bytes, ...]:
+    def webhook_keys(self, *, refresh: bool = False) -> LiveKeys:
         return self.refreshed_keys or self.keys if refresh else self.keys
+
+
+# ruff: noqa: N803 - the names are those of boto3
+
+
+class FakeSecretsManager:
+    """The versions of one secret and their labels, with the rules of AWS: a label is on one version.
+
+    `meet` is called before and after each call.
+    """
+
+    def __init__(self, now: FakeClock, meet: Callable[[str], None] = lambda _: None) -> None:
+        self._now = now
+        self._meet = meet
+        self.values: dict[str, tuple[str | None, datetime]] = {}
+        self.labels: dict[str, str] = {}
+        self.calls: Counter[str] = Counter()
+
+    def stage(self, token: str) -> None:
+        """Stage an empty version for rotation, as RotateSecret does."""
+        self.values.setdefault(token, (None, self._now()))
+        self.labels["AWSPENDING"] = token
+
+    def put(self, text: str) -> None:
+        """Put a value as an operator does."""
+        version = f"version-{len(self.values)}"
+        self.values[version] = (text, self._now())
+        self._move_current(version)
+
+    def text(self, label: str) -> str | None:
+        return self.values[self.labels[label]][0]
+
+    def describe_secret(self, *, SecretId: str) -> dict[str, Any]:
+        return self._call("describe_secret", self._stages)
+
+    def get_secret_value(
+        self, *, SecretId: str, VersionId: str = "", VersionStage: str = "AWSCURRENT"
+    ) -> dict[str, Any]:
+        def get() -> dict[str, Any]:
+            version = VersionId or self.labels.get(VersionStage, "")
+            text, created_at = self.values.get(version, (None, None))
+            if text is None:
+                raise _client_error("ResourceNotFoundException")
+            return {"VersionId": version, "SecretString": text, "CreatedDate": created_at}
+
+        return self._call("get_secret_value", get)
+
+    def put_secret_value(
+        self,
+        *,
+        SecretId: str,
+        SecretString: str,
+        VersionStages: list[str],
+        ClientRequestToken: str = "",
+    ) -> dict[str, Any]:
+        def put() -> dict[str, Any]:
+            version = ClientRequestToken or f"version-{len(self.values)}"
+            if self.values.get(version, (None,))[0] not in {None, SecretString}:
+                raise _client_error("ResourceExistsException")
+            self.values[version] = (SecretString, self._now())
+            self.labels |= dict.fromkeys(VersionStages, version)
+            return {}
+
+        return self._call("put_secret_value", put)
+
+    def update_secret_version_stage(
+        self,
+        *,
+        SecretId: str,
+        VersionStage: str,
+        MoveToVersionId: str = "",
+        RemoveFromVersionId: str = "",
+    ) -> dict[str, Any]:
+        def move() -> dict[str, Any]:
+            if self.labels.get(VersionStage, "") != RemoveFromVersionId:
+                raise _client_error("InvalidParameterException")
+            if not MoveToVersionId:
+                del self.labels[VersionStage]
+            elif VersionStage == "AWSCURRENT":
+                self._move_current(MoveToVersionId)
+            else:
+                self.labels[VersionStage] = MoveToVersionId
+            return {}
+
+        return self._call("update_secret_version_stage", move)
+
+    def _call(self, name: str, act: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+        self._meet(name)
+        self.calls[name] += 1
+        answer = act()
+        self._meet(name)
+        return answer
+
+    def _stages(self) -> dict[str, Any]:
+        versions = sorted(set(self.labels.values()))
+        stages = {v: [label for label, on in self.labels.items() if on == v] for v in versions}
+        return {"VersionIdsToStages": stages}
+
+    def _move_current(self, version: str) -> None:
+        if "AWSCURRENT" in self.labels:
+            self.labels["AWSPREVIOUS"] = self.labels["AWSCURRENT"]
+        self.labels["AWSCURRENT"] = version
+        if self.labels.get("AWSPENDING") == version:
+            del self.labels["AWSPENDING"]
+
+
+def _client_error(code: str) -> ClientError:
+    return ClientError({"Error": {"Code": code, "Message": "as a test wants it"}}, "operation")
+
+
+class FakeWebhooks(Faults):
+    """Cobalt's management of webhooks; a rotated key signs at once.
+
+    `loses` the answer to the next rotation where a test wants it.
+    """
+
+    def __init__(self, url: str, meet: Callable[[str], None] = lambda _: None) -> None:
+        super().__init__()
+        self.keys = ["whsec_0"]
+        self.ids: dict[str, str | None] = {
+            "https://elsewhere.example.com/hook": "wh_0",
+            url: "wh_1",
+        }
+        self.rotated: list[str | None] = []
+        self.loses: RelayError | None = None
+        self._observe = meet
+
+    def webhook(self, credentials: ClientCredentials) -> WebhookRegistration:
+        self._observe("webhook")
+        self.meet("webhook")
+        answer = WebhookRegistration(secret=self.keys[-1], ids=self.ids)
+        self._observe("webhook")
+        return answer
+
+    def rotate_webhook_secret(
+        self, credentials: ClientCredentials, registration_id: str | None
+    ) -> str:
+        self._observe("rotate")
+        self.meet("rotate")
+        self.rotated.append(registration_id)
+        self.keys.append(f"whsec_{len(self.keys)}")
+        self._observe("rotate")
+        if self.loses:
+            raise self.loses
+        return self.keys[-1]
 
 
 class FakeConnections(Faults):
@@ -257,6 +423,7 @@ class FakeConnections(Faults):
         self.tokens: dict[str, str] = {}
         self.registered: dict[str, datetime] = {}
         self.looked_up = 0
+        self.read_anew: list[str] = []
 
     def add(self, access_token: str, now: datetime = datetime(2025, 1, 1, tzinfo=UTC)) -> str:
         connection_id = connection_id_of(access_token)
@@ -287,7 +454,8 @@ class FakeConnections(Faults):
         self.meet("ids")
         yield from self.registered
 
-    def token(self, connection_id: str) -> str:
+    def token(self, connection_id: str, *, refresh: bool = False) -> str:
+        self.read_anew += [connection_id] if refresh else []
         if connection_id not in self.tokens:
             raise UnknownConnection
         return self.tokens[connection_id]
@@ -306,10 +474,16 @@ class FakeCobalt(Faults):
         self.listed: list[ListedEvent] = []
         self.asked: list[str] = []
         self.references: dict[str, str] = {}
+        self.outdated_secrets: set[str] = set()
+
+    def _check(self, credentials: ClientCredentials) -> None:
+        if credentials.client_secret in self.outdated_secrets:
+            raise AccessTokenRefused
 
     def fetch_appointments(
         self, credentials: ClientCredentials, access_token: str, request: FetchRequest
     ) -> str:
+        self._check(credentials)
         self.calls.append((credentials, access_token, request))
         if access_token in self.errors:
             raise self.errors[access_token]
@@ -318,6 +492,7 @@ class FakeCobalt(Faults):
     def events_of_job(
         self, credentials: ClientCredentials, job_execution_id: str
     ) -> Iterator[ListedEvent]:
+        self._check(credentials)
         self.asked.append(job_execution_id)
         self.meet("events_of_job")
         self.meet(job_execution_id)
@@ -326,10 +501,12 @@ class FakeCobalt(Faults):
     def live_fetches_since(
         self, credentials: ClientCredentials, since: datetime
     ) -> Iterator[ListedEvent]:
+        self._check(credentials)
         self.asked.append("live_fetches_since")
         self.meet("live_fetches_since")
         yield from (e for e in self.listed if e.created_at is None or e.created_at >= since)
 
     def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
+        self._check(credentials)
         self.meet("reference_of")
         return self.references.get(access_token)

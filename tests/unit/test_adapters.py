@@ -2,7 +2,7 @@
 
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
@@ -13,8 +13,9 @@ from botocore.stub import ANY, Stubber
 
 from cobalt_relay.adapters import aws
 from cobalt_relay.adapters.bus import Bus
-from cobalt_relay.adapters.connections import Connections
+from cobalt_relay.adapters.connections import MOST_TOKENS, Connections
 from cobalt_relay.adapters.results import Results
+from cobalt_relay.adapters.rotation import RotatedSecret
 from cobalt_relay.adapters.secrets import CACHE_SECONDS, REFRESH_SECONDS, Secrets
 from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
 from cobalt_relay.errors import (
@@ -28,7 +29,7 @@ from cobalt_relay.errors import (
     WebhookSecretNotConfigured,
 )
 from cobalt_relay.events import CobaltEventReceived
-from cobalt_relay.models import ResultLocation
+from cobalt_relay.models import LiveKeys, ResultLocation, WebhookKey
 from cobalt_relay.places import appointments_place, event_place, safe_part
 from tests.unit.fakes import FakeTable
 
@@ -80,7 +81,7 @@ def secrets_on(stubbed: Stubbed, ticks: Ticks | None = None) -> Secrets:
 
 def secret(value: Any, created_at: datetime = NOW - timedelta(days=30)) -> dict[str, Any]:
     text = value if isinstance(value, str) else json.dumps(value)
-    return {"SecretString": text, "CreatedDate": created_at}
+    return {"SecretString": text, "CreatedDate": created_at, "VersionId": "v" * 32}
 
 
 PAIR = {"client_id": "client", "client_secret": "sesame"}
@@ -109,12 +110,14 @@ def test_refresh_is_rate_limited_and_age_ends_the_memory(stubbed: Stubbed) -> No
 
     seen = [secrets.credentials().client_id]
     seen += [secrets.credentials(refresh=True).client_id for _ in range(1000)][-1:]
-    ticks.seconds += REFRESH_SECONDS + 1
+    ticks.seconds += 1
     seen += [secrets.credentials(refresh=True).client_id for _ in range(1000)][-1:]
-    ticks.seconds += CACHE_SECONDS + 1
+    ticks.seconds += 299
+    seen += [secrets.credentials().client_id]
+    ticks.seconds += 2
     seen += [secrets.credentials().client_id]
 
-    assert seen == ["one", "two", "three", "four"]
+    assert seen == ["one", "two", "three", "three", "four"]
 
 
 @pytest.mark.parametrize(
@@ -177,6 +180,27 @@ def test_old_value_outlives_a_failing_service_but_no_misfit(stubbed: Stubbed) ->
 
 
 @for_service("secretsmanager")
+def test_misfits_are_neither_refused_nor_looked_up_while_a_refresh_has_just_failed(
+    stubbed: Stubbed,
+) -> None:
+    ticks = Ticks()
+    secrets = secrets_on(stubbed, ticks)
+    stubbed.answer("get_secret_value", secret(PAIR))
+    stubbed.fail("get_secret_value", "InternalServiceError")
+    stubbed.answer("get_secret_value", secret({**PAIR, "client_id": "new"}))
+    secrets.credentials()
+
+    for _ in range(100):  # the next answer is a success: one more look-up would take it
+        with pytest.raises(SecretsFault):
+            secrets.credentials(refresh=True)
+
+    assert secrets.credentials().client_id == "client"
+    ticks.seconds += REFRESH_SECONDS
+    assert secrets.credentials(refresh=True).client_id == "new"
+    assert secrets.credentials(refresh=True).client_id == "new"
+
+
+@for_service("secretsmanager")
 def test_one_key_lives_when_the_last_rotation_is_a_day_ago(stubbed: Stubbed) -> None:
     stubbed.answer(
         "get_secret_value",
@@ -185,7 +209,7 @@ def test_one_key_lives_when_the_last_rotation_is_a_day_ago(stubbed: Stubbed) -> 
 
     keys = secrets_on(stubbed).webhook_keys()
 
-    assert keys == (b"new",)
+    assert keys == LiveKeys((WebhookKey("Current", b"new"),))
 
 
 @for_service("secretsmanager")
@@ -200,7 +224,27 @@ def test_two_keys_live_when_the_last_rotation_is_younger(stubbed: Stubbed) -> No
 
     keys = secrets_on(stubbed).webhook_keys()
 
-    assert keys == (b"new", b"old")
+    assert keys == LiveKeys((WebhookKey("Current", b"new"), WebhookKey("Previous", b"old")))
+
+
+@pytest.mark.parametrize("label", ["AWSPENDING", "RELAY_ROTATING"])
+@for_service("secretsmanager")
+def test_former_key_is_not_alive_by_a_label_that_was_left_on_it(
+    stubbed: Stubbed, label: str
+) -> None:
+    day_ago = NOW - timedelta(hours=24)
+    new = secret({"webhook_secret_key": "new"}, day_ago) | {"VersionId": "n" * 32}
+    old = secret({"webhook_secret_key": "old"}) | {"VersionId": "o" * 32}
+    stages = {"n" * 32: ["AWSCURRENT"], "o" * 32: ["AWSPREVIOUS", label]}
+    stubbed.answer("get_secret_value", new)
+    stubbed.answer("describe_secret", {"VersionIdsToStages": stages})
+    stubbed.answer("get_secret_value", old)
+    secrets = secrets_on(stubbed)
+    secrets.webhook_keys()
+
+    keys = secrets.webhook_keys(refresh=True)
+
+    assert keys == LiveKeys((WebhookKey("Current", b"new"),))
 
 
 @for_service("secretsmanager")
@@ -210,7 +254,7 @@ def test_one_key_lives_when_there_is_no_previous(stubbed: Stubbed) -> None:
 
     keys = secrets_on(stubbed).webhook_keys()
 
-    assert keys == (b"new",)
+    assert keys == LiveKeys((WebhookKey("Current", b"new"),))
 
 
 @pytest.mark.parametrize("value", ["{}", '{"webhook_secret_key": ""}'])
@@ -504,8 +548,9 @@ def test_table_fault_when_an_index_cannot_be_read(stubbed: Stubbed) -> None:
 # -------------------------------------------------------------------------------------------- tokens
 
 
-def connections_on(stubbed: Stubbed) -> Connections:
-    return Connections(cast("Table", FakeTable()), stubbed.client, "/relay/tokens")
+def connections_on(stubbed: Stubbed, ticks: Ticks | None = None) -> Connections:
+    table = cast("Table", FakeTable())
+    return Connections(table, stubbed.client, "/relay/tokens", "arn:k", clock=ticks or Ticks())
 
 
 @for_service("ssm")
@@ -540,6 +585,164 @@ def test_missing_token_and_failing_service_are_told_apart(
 
     with pytest.raises(error):
         connections_on(stubbed).token("conn_1")
+
+
+def kept(token: str) -> dict[str, Any]:
+    return {"Parameter": {"Name": "p", "Value": token}}
+
+
+@for_service("ssm")
+def test_token_is_kept_under_our_own_key(stubbed: Stubbed) -> None:
+    expected = {
+        "Name": "/relay/tokens/conn_1",
+        "Description": ANY,
+        "Value": "token",
+        "Type": "SecureString",
+        "KeyId": "arn:k",
+    }
+    stubbed.answer("put_parameter", {"Version": 1}, expected)
+
+    assert connections_on(stubbed).keep_token("conn_1", "token")
+
+
+@for_service("ssm")
+def test_token_is_read_once_in_minutes_and_anew_where_it_was_refused(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    connections = connections_on(stubbed, ticks)
+    for token in ("one", "two", "three", "four"):
+        stubbed.answer("get_parameter", kept(token))
+
+    seen = [connections.token("conn_1") for _ in range(3)]
+    seen += [connections.token("conn_1", refresh=True) for _ in range(1000)][-1:]
+    ticks.seconds += REFRESH_SECONDS
+    seen += [connections.token("conn_1", refresh=True)]
+    ticks.seconds += CACHE_SECONDS + 1
+    seen += [connections.token("conn_1")]
+
+    assert seen == ["one", "one", "one", "two", "three", "four"]
+
+
+@for_service("ssm")
+def test_token_is_forgotten_when_it_is_told_to_be_or_is_gone(stubbed: Stubbed) -> None:
+    connections = connections_on(stubbed)
+    stubbed.answer("get_parameter", kept("token"))
+    stubbed.answer("delete_parameter", {})
+    stubbed.answer("get_parameter", kept("again"))
+    stubbed.fail("get_parameter", "ParameterNotFound")
+    stubbed.fail("get_parameter", "ParameterNotFound")
+    connections.token("conn_1")
+
+    connections.forget_token("conn_1")
+
+    assert connections.token("conn_1") == "again"
+    for refresh in (True, False):
+        with pytest.raises(UnknownConnection):
+            connections.token("conn_1", refresh=refresh)
+
+
+@for_service("ssm")
+def test_old_token_outlives_a_failing_service(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    connections = connections_on(stubbed, ticks)
+    stubbed.answer("get_parameter", kept("token"))
+    stubbed.fail("get_parameter", "InternalServerError")
+    connections.token("conn_1")
+    ticks.seconds += CACHE_SECONDS + 1
+
+    assert connections.token("conn_1") == "token"
+
+
+@for_service("ssm")
+def test_tokens_in_memory_are_bounded_and_unseen(stubbed: Stubbed) -> None:
+    connections = connections_on(stubbed)
+    for number in range(MOST_TOKENS + 1):
+        stubbed.answer("get_parameter", kept(f"canary-{number}"))
+        connections.token(f"conn_{number}")
+    stubbed.answer("get_parameter", kept("anew"))
+
+    assert connections.token("conn_1") == "canary-1"
+    assert connections.token("conn_0") == "anew"  # the one that was used the longest ago
+    assert connections.token("conn_1") == "canary-1"
+    assert "canary" not in repr(vars(connections))
+
+
+# ------------------------------------------------------------------------------------------ rotation
+
+
+def a_rotation(stubbed: Stubbed) -> RotatedSecret:
+    return RotatedSecret(stubbed.client, "arn:w")
+
+
+@pytest.mark.parametrize(
+    ("operation", "call"),
+    [
+        ("describe_secret", lambda secret: secret.state("t" * 32)),
+        ("get_secret_value", lambda secret: secret.pending_key("t" * 32)),
+        ("put_secret_value", lambda secret: secret.mark("t" * 32, NOW)),
+    ],
+)
+@for_service("secretsmanager")
+def test_secrets_fault_when_a_rotation_meets_a_failing_service(
+    stubbed: Stubbed, operation: str, call: Callable[[RotatedSecret], object]
+) -> None:
+    stubbed.fail(operation, "InternalServiceError")
+
+    with pytest.raises(SecretsFault):
+        call(a_rotation(stubbed))
+
+
+@for_service("secretsmanager")
+def test_secrets_fault_when_a_label_cannot_be_moved(stubbed: Stubbed) -> None:
+    stages = {"v" * 32: ["AWSCURRENT"], "t" * 32: ["AWSPENDING", "RELAY_ROTATING"]}
+    stubbed.answer("describe_secret", {"VersionIdsToStages": stages})
+    stubbed.fail("update_secret_version_stage", "InvalidRequestException")
+
+    with pytest.raises(SecretsFault):
+        a_rotation(stubbed).make_current("t" * 32)
+
+
+@for_service("secretsmanager")
+def test_label_stays_where_it_is_when_the_version_is_current_already(stubbed: Stubbed) -> None:
+    stubbed.answer("describe_secret", {"VersionIdsToStages": {"t" * 32: ["AWSCURRENT"]}})
+
+    a_rotation(stubbed).make_current("t" * 32)
+
+
+@for_service("secretsmanager")
+def test_misfit_finds_every_key_and_reads_none_twice(stubbed: Stubbed) -> None:
+    ticks = Ticks()
+    secrets = secrets_on(stubbed, ticks)
+    stages = {"v" * 32: ["AWSCURRENT"], "t" * 32: ["AWSPENDING"], "o" * 32: ["AWSPREVIOUS", "X"]}
+    stubbed.answer("get_secret_value", secret({"webhook_secret_key": "now"}))
+    stubbed.answer("describe_secret", {"VersionIdsToStages": stages})
+    for version, name in (("t", "next"), ("o", "former")):
+        stubbed.answer(
+            "get_secret_value",
+            {**secret({"webhook_secret_key": name}), "VersionId": version * 32},
+            {"SecretId": "arn:w", "VersionId": version * 32},
+        )
+    stubbed.answer("describe_secret", {"VersionIdsToStages": stages})
+
+    first = secrets.webhook_keys()
+    second = secrets.webhook_keys(refresh=True)
+    ticks.seconds += REFRESH_SECONDS
+    third = secrets.webhook_keys(refresh=True)
+
+    assert [key.name for key in first.keys] == ["Current"]
+    assert (
+        second == third == LiveKeys((WebhookKey("Current", b"now"), WebhookKey("Pending", b"next")))
+    )
+
+
+@for_service("secretsmanager")
+def test_first_look_goes_on_when_it_is_for_a_misfit(stubbed: Stubbed) -> None:
+    stubbed.answer("get_secret_value", secret({"webhook_secret_key": "now"}))
+    stages = {"v" * 32: ["AWSCURRENT"], "m" * 32: ["RELAY_ROTATING"]}
+    stubbed.answer("describe_secret", {"VersionIdsToStages": stages})
+    mark = secret({"rotating_since": "2025-01-02T09:59:00.000Z", "token": "t"})
+    stubbed.answer("get_secret_value", {**mark, "VersionId": "m" * 32})
+
+    assert secrets_on(stubbed).webhook_keys(refresh=True).rotating
 
 
 # ------------------------------------------------------------------------------------------- clients

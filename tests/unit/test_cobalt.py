@@ -1,6 +1,7 @@
 """The Cobalt adapter against a real server on loopback that answers, or not, as a test wants."""
 
 import json
+import logging
 import socket
 import ssl
 import threading
@@ -15,6 +16,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from cobalt_relay import observability
 from cobalt_relay.adapters.cobalt import MAX_ANSWER_BYTES, Cobalt
 from cobalt_relay.errors import (
     AccessForbidden,
@@ -89,7 +91,8 @@ def _read_request(connection: socket.socket) -> bytes:
 def answers(status: int, body: Any, *headers: str) -> Behave:
     """Answer with a status, a JSON document (or text as it is), and headers."""
     text = body if isinstance(body, str) else json.dumps(body)
-    lines = [f"HTTP/1.1 {status} X", f"Content-Length: {len(text.encode())}", *headers, "", ""]
+    size = f"Content-Length: {len(text.encode())}"
+    lines = [f"HTTP/1.1 {status} X", size, "Connection: close", *headers, "", ""]
     return lambda connection: connection.sendall(("\r\n".join(lines) + text).encode())
 
 
@@ -155,7 +158,7 @@ def test_job_id_is_read_when_any_edition_accepts(
         "<html>OK</html>",
         "",
         "[" * 50_000,
-        "x" * (MAX_ANSWER_BYTES + 1),
+        '{"job_id": "job_1"}' + " " * MAX_ANSWER_BYTES,
     ],
 )
 def test_success_without_a_job_id_is_malformed(upstream: Upstream, body: Any) -> None:
@@ -400,3 +403,15 @@ def test_unreachable_when_connecting_takes_too_long() -> None:
 
         for filler in fillers:
             filler.close()
+
+
+def test_nothing_is_logged_when_the_headers_of_an_answer_are_malformed(
+    upstream: Upstream, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert observability.logger  # its import sets the levels
+    caplog.set_level(logging.WARNING)
+
+    with pytest.raises(UpstreamBroken):
+        fetch(upstream, answers(500, {}, "Chart of Jane Doe is locked", "X: y"))
+
+    assert caplog.text == ""

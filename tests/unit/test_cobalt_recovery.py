@@ -17,7 +17,10 @@ import pytest
 
 from cobalt_relay.adapters import cobalt as cobalt_module
 from cobalt_relay.adapters.cobalt import Cobalt
+from cobalt_relay.adapters.front_door import FrontDoor
 from cobalt_relay.errors import (
+    AccessTokenRefused,
+    PendingSecretUnproven,
     RateLimited,
     RelayError,
     UpstreamBroken,
@@ -307,13 +310,24 @@ def test_list_is_read_no_further_than_the_moment(upstream: Upstream) -> None:
     assert "event_type=appointment.live_fetch_completed" in query
 
 
-@pytest.mark.parametrize("created", [None, "yesterday", 12])
+@pytest.mark.parametrize("created", [None, "yesterday", True, 1e30])
 def test_row_without_a_time_is_listed_without_one(upstream: Upstream, created: Any) -> None:
     in_turn(upstream, *pages([new_row(1, created_at=created)], 1))
 
     [listed] = since(upstream, NOON)
 
     assert listed.created_at is None
+
+
+@pytest.mark.parametrize("time", [NOON.timestamp(), int(NOON.timestamp() * 1000)])
+def test_time_is_read_when_it_is_a_unix_time_as_in_a_webhook(
+    upstream: Upstream, time: float
+) -> None:
+    in_turn(upstream, *pages([new_row(1, created_at=time), new_row(2, created_at=time - 9000)], 1))
+
+    listed = list(since(upstream, NOON))
+
+    assert [each.created_at for each in listed] == [NOON]  # and the list is read no further
 
 
 @pytest.mark.parametrize("text", ["2025-01-02T12:00:00", "2025-01-02T13:00:00+01:00"])
@@ -481,3 +495,147 @@ def test_label_is_read_from_the_settings(
     head = upstream.requests[0].decode().lower().split("\r\n")
     assert head[0] == "get /v1/settings http/1.1"
     assert "access_token: token-1" in head
+
+
+# --------------------------------------------------------------------------------- managing webhooks
+
+
+REGISTERED = {
+    "success": True,
+    "webhook_url": "https://a.example.com/hook",
+    "webhook_urls": [
+        {"id": "wh_a", "url": "https://a.example.com/hook"},
+        {"id": 7, "url": "https://b.example.com/hook"},
+        {"id": "wh_c"},
+        "nonsense",
+    ],
+    "webhook_secret_key": "whsec_canary",
+}
+
+
+def request_lines(upstream: Upstream) -> list[str]:
+    return [request.decode().partition(" HTTP/")[0] for request in upstream.requests]
+
+
+def test_registered_urls_and_the_key_are_read_with_the_clients_credentials_alone(
+    upstream: Upstream,
+) -> None:
+    in_turn(upstream, answers(200, REGISTERED))
+
+    registration = Cobalt(upstream.url).webhook(CREDENTIALS)
+
+    assert registration.secret == "whsec_canary"
+    assert registration.ids == {
+        "https://a.example.com/hook": "wh_a",
+        "https://b.example.com/hook": "7",
+    }
+    assert request_lines(upstream) == ["GET /v1/webhook"]
+    assert b"client_id: client" in upstream.requests[0]
+    assert b"access_token" not in upstream.requests[0]
+    assert "canary" not in repr(registration)
+
+
+@pytest.mark.parametrize(
+    ("changes", "ids"),
+    [
+        ({"webhook_urls": None}, {"https://a.example.com/hook": None}),
+        ({"webhook_urls": [], "webhook_url": None}, {}),
+    ],
+)
+def test_url_may_come_without_an_id_or_not_at_all(
+    upstream: Upstream, changes: dict[str, Any], ids: dict[str, str | None]
+) -> None:
+    in_turn(upstream, answers(200, REGISTERED | changes))
+
+    assert Cobalt(upstream.url).webhook(CREDENTIALS).ids == ids
+
+
+@pytest.mark.parametrize("body", ["{}", "[]", "<html>", {**REGISTERED, "success": False}])
+def test_registration_is_malformed_when_it_is_none(upstream: Upstream, body: Any) -> None:
+    in_turn(upstream, answers(200, body))
+
+    with pytest.raises(UpstreamMalformed):
+        Cobalt(upstream.url).webhook(CREDENTIALS)
+
+
+@pytest.mark.parametrize("missing", [404, 405])
+@pytest.mark.parametrize(
+    "answer",
+    [
+        {"success": True, "webhook": {"id": "wh_a", "secret": "whsec_1"}},
+        {"success": True, "message": "Rotated.", "webhook_secret_key": "whsec_1"},
+    ],
+)
+def test_key_is_rotated_by_either_edition(
+    upstream: Upstream, answer: dict[str, Any], missing: int
+) -> None:
+    in_turn(upstream, answers(200, answer), answers(missing, {}), answers(201, answer))
+    cobalt = Cobalt(upstream.url)
+
+    keys = [cobalt.rotate_webhook_secret(CREDENTIALS, id_) for id_ in ("wh_a", "wh/b")]
+
+    assert keys == ["whsec_1", "whsec_1"]
+    assert request_lines(upstream) == [
+        "POST /v1/webhook/wh_a/rotate-secret",
+        "POST /v1/webhook/wh%2Fb/rotate-secret",
+        "POST /v1/webhook/rotate-secret",
+    ]
+
+
+def test_key_of_all_urls_is_rotated_when_ours_has_no_id(upstream: Upstream) -> None:
+    in_turn(upstream, answers(200, {"webhook_secret_key": "whsec_1"}))
+
+    assert Cobalt(upstream.url).rotate_webhook_secret(CREDENTIALS, None) == "whsec_1"
+
+    assert request_lines(upstream) == ["POST /v1/webhook/rotate-secret"]
+
+
+@pytest.mark.parametrize("key", [None, "", "with blank", "é", 7, "x" * 2000])
+def test_rotation_is_malformed_when_it_gives_no_key(upstream: Upstream, key: Any) -> None:
+    in_turn(upstream, answers(200, {"webhook": {"secret": key}, "webhook_secret_key": key}))
+
+    with pytest.raises(UpstreamMalformed):
+        Cobalt(upstream.url).rotate_webhook_secret(CREDENTIALS, "wh_a")
+
+
+@pytest.mark.parametrize(
+    ("status", "error"), [(401, AccessTokenRefused), (429, RateLimited), (500, UpstreamBroken)]
+)
+def test_rotation_is_sent_once_when_it_fails(
+    upstream: Upstream, status: int, error: type[Exception]
+) -> None:
+    in_turn(upstream, answers(status, {"message": "No."}))
+
+    with pytest.raises(error):
+        Cobalt(upstream.url).rotate_webhook_secret(CREDENTIALS, "wh_a")
+
+    assert len(upstream.requests) == 1
+
+
+def test_probe_goes_to_the_front_door_as_a_delivery(
+    upstream: Upstream, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("http_proxy", "http://127.0.0.1:9")  # the way of Cobalt knows none
+    monkeypatch.delenv("no_proxy", raising=False)
+    monkeypatch.delenv("NO_PROXY", raising=False)
+    in_turn(upstream, answers(401, {}))
+
+    status = FrontDoor(f"{upstream.url}/v1/webhooks/cobalt").deliver(b'{"id": 1}', "ab" * 32)
+
+    head, _, body = upstream.requests[0].partition(b"\r\n\r\n")
+    assert (status, body) == (401, b'{"id": 1}')
+    assert head.startswith(b"POST /v1/webhooks/cobalt HTTP/1.1")
+    assert b"cobalt-verification: " + b"ab" * 32 in head
+
+
+def test_redirection_of_the_front_door_is_its_answer(upstream: Upstream) -> None:
+    in_turn(upstream, answers(302, {}, f"Location: {upstream.url}/elsewhere"), answers(200, {}))
+
+    status = FrontDoor(f"{upstream.url}/v1").deliver(b"{}", "ab" * 32)
+
+    assert (status, len(upstream.requests)) == (302, 1)
+
+
+def test_unproven_when_the_front_door_does_not_answer() -> None:
+    with pytest.raises(PendingSecretUnproven):
+        FrontDoor("http://127.0.0.1:1/v1").deliver(b"{}", "")

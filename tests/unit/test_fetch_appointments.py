@@ -1,8 +1,9 @@
 """POST /v1/appointments/fetch, through its handler."""
 
 import json
+import re
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any
 
 import pytest
@@ -45,6 +46,8 @@ def test_founding_contract_is_answered_when_cobalt_accepts(world: World) -> None
     }
     assert header(answer, "x-request-id") == REQUEST_ID
     assert header(answer, "Cache-Control") == "no-store"
+    assert header(answer, "X-Content-Type-Options") == "nosniff"
+    assert header(answer, "Strict-Transport-Security") == "max-age=63072000"
     assert header(answer, "Content-Type") == "application/json"
 
 
@@ -96,6 +99,41 @@ def test_401_names_the_headers_when_they_are_missing_or_empty(
     assert answer["statusCode"] == 401
     assert body_of(answer) == {"success": False, "message": f"Missing required headers: {missing}."}
     assert world.jobs.requests == {}
+
+
+@pytest.mark.parametrize("chosen", ["Jane Doe", "test-invoke-request", "", REQUEST_ID + "0"])
+def test_request_gets_a_name_of_its_own_when_its_caller_chose_one_that_is_no_id(
+    world: World, logged: Callable[[], str], chosen: str
+) -> None:
+    named = []
+    for own in ("AbCdEf=", "GhIjKl="):
+        event = fetch_event(WEEK, {**HEADERS, "Idempotency-Key": own})
+        event["requestContext"] |= {"requestId": chosen, "extendedRequestId": own}
+        named.append(header(lambda_handler(event, LambdaContextStub()), "x-request-id"))
+
+    assert named == list(world.jobs.requests)
+    assert len(set(named)) == 2
+    assert all(name and re.fullmatch("[0-9a-f-]{36}", name) for name in named)
+    assert "Jane" not in logged()
+
+
+@pytest.mark.parametrize("name", HEADERS)
+@pytest.mark.parametrize("is_spelt_alike", [True, False])
+@pytest.mark.parametrize(("second", "status"), [("another", 401), (None, 202)])
+def test_401_when_a_header_has_two_different_values(
+    world: World, name: str, is_spelt_alike: bool, second: str | None, status: int
+) -> None:
+    event, own = fetch_event(WEEK), HEADERS[name]
+    spelt = name if is_spelt_alike else name.title()
+    several = event["multiValueHeaders"]
+    several[spelt] = [*several[spelt], second or own] if is_spelt_alike else [second or own]
+
+    answer = call(event)
+
+    assert answer["statusCode"] == status
+    assert len(world.cobalt.calls) == (status == 202)
+    if status == 401:
+        assert body_of(answer)["message"] == f"Missing required headers: {name}."
 
 
 @pytest.mark.parametrize("spell", [str.upper, str.title, str.lower])
@@ -169,7 +207,6 @@ def test_503_tells_the_operator_what_to_do_when_nothing_is_configured(world: Wor
         '{"start_date": "2023-12-01", "end_date": "2023-12-07", "x": Infinity}',
         '{"start_date": "2023-12-01", "end_date": "2023-12-07", "x": 1e999}',
         '{"start_date": "2023-12-01", "end_date": "2023-12-07", "x": {"a": 1, "\\u0061": 2}}',
-        '{"x": ' + "[" * 30_000 + "]" * 30_000 + "}",
         '{"x": ' + "9" * 5_000 + "}",
         '\ufeff{"start_date": "2023-12-01", "end_date": "2023-12-07"}',
     ],
@@ -182,6 +219,89 @@ def test_400_when_a_body_is_no_json_object_to_every_parser(world: World, body: s
         "success": False,
         "message": "The request body must be a JSON object, in UTF-8, without duplicate keys.",
     }
+
+
+def week_and(text: str) -> str:
+    """A request with one more field, which no edition documents."""
+    return json.dumps(WEEK)[:-1] + f', "x": {text}}}'
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        week_and("[" * 30_000 + "]" * 30_000),
+        week_and("[" * 8 + "]" * 8),
+        week_and('{"a":' * 8 + "1" + "}" * 8),
+        week_and("[" + "1," * 96 + "1]"),
+        week_and("{" + ",".join(f'"{n}":1' for n in range(97)) + "}"),
+        "{" + ",".join(f'"{n}":1' for n in range(6000)) + "}",
+        "[" * 60_000,
+    ],
+)
+def test_400_before_a_body_is_parsed_when_it_is_deeper_or_fuller_than_a_request(
+    world: World, monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    parsed: list[str] = []
+    monkeypatch.setattr("cobalt_relay.api._unique", parsed.append)
+
+    answer = call(fetch_event(body))
+
+    assert answer["statusCode"] == 400
+    assert "too complex" in body_of(answer)["message"]
+    assert (world.cobalt.calls, parsed) == ([], [])
+
+
+@pytest.mark.parametrize(
+    "more",
+    [
+        "[" * 7 + "]" * 7,
+        "[" + "1," * 95 + "1]",
+        '"' + "[[,{" * 5000 + '"',
+        '"' + r"\"[" * 5000 + '"',
+    ],
+)
+def test_202_when_a_body_is_just_within_its_limits(world: World, more: str) -> None:
+    answer = call(fetch_event(week_and(more)))
+
+    assert answer["statusCode"] == 202
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json"},
+        {"Content-Type": "application/json; charset=UTF-8"},
+        {"content-type": 'application/json;charset="utf-8"'},
+        {"Content-Type": "application/x-www-form-urlencoded"},
+        {"Content-Type": "text/plain; charset=us-ascii"},
+        {"Content-Type": "nonsense"},
+        {"Content-Encoding": "identity"},
+    ],
+)
+def test_202_whatever_the_content_type_is_called(world: World, headers: dict[str, str]) -> None:
+    answer = call(fetch_event(WEEK, {**HEADERS, **headers}))
+
+    assert answer["statusCode"] == 202
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"Content-Type": "application/json; charset=utf-16"},
+        {"CONTENT-TYPE": "application/json;x=y; CHARSET = 'ISO-8859-1'"},
+        {"Content-Type": "application/json; charset=utf-8; charset=utf-7"},
+        {"Content-Encoding": "gzip"},
+        {"content-encoding": "identity, br"},
+    ],
+)
+def test_415_when_a_body_is_said_to_be_compressed_or_of_another_encoding(
+    world: World, headers: dict[str, str]
+) -> None:
+    answer = call(fetch_event(WEEK, {**HEADERS, **headers}))
+
+    assert answer["statusCode"] == 415
+    assert body_of(answer)["success"] is False
+    assert world.cobalt.calls == []
 
 
 @pytest.mark.parametrize("encoded", ["//79", "not base64!"])
@@ -698,6 +818,40 @@ def test_token_is_kept_beforehand_and_forgotten_where_cobalt_refuses_it(
     assert world.connections.registered == {}
 
 
+@pytest.mark.parametrize(("seconds", "status"), [(0, 202), (4, 401)])
+def test_replaced_credentials_are_tried_while_there_is_time_when_cobalt_refuses_ours(
+    world: World, monkeypatch: pytest.MonkeyPatch, seconds: float, status: int
+) -> None:
+    world.secrets.refreshed = ClientCredentials(client_id="client", client_secret="new")
+    world.cobalt.outdated_secrets = {"sesame"}
+    fetch = world.cobalt.fetch_appointments
+
+    def take_a_while(*asked: Any) -> str:
+        world.clock.sleep(seconds)
+        return fetch(*asked)
+
+    monkeypatch.setattr(world.cobalt, "fetch_appointments", take_a_while)
+
+    answer = ask(world, 1)
+
+    assert answer["statusCode"] == status
+    assert [each.client_secret for each, *_ in world.cobalt.calls] == ["new"] * (status == 202)
+    states = {request.state for request in world.jobs.requests.values()}
+    assert states == {RequestState.ACCEPTED if status == 202 else RequestState.FAILED}
+
+
+def test_refusal_stands_when_the_secret_cannot_be_read_anew(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    world.cobalt.errors["token-1"] = AccessTokenRefused()
+    world.secrets.refreshed = None
+
+    answer = ask(world, 1)
+
+    assert answer["statusCode"] == 401
+    assert len(world.cobalt.calls) == 1
+
+
 def test_token_of_a_registered_connection_outlives_a_broken_link(world: World) -> None:
     ask(world, 1, "a")
     world.cobalt.errors["token-1"] = AccessForbidden(LINK, error="login_required")
@@ -722,3 +876,54 @@ def test_token_outlives_a_refusal_when_an_unanswered_fetch_needs_it(world: World
     ask(world, 2, "b")
 
     assert list(world.connections.tokens.values()) == ["token-1"]
+
+
+@pytest.mark.parametrize("moment", ["before it forgets", "after it looked"])
+def test_registered_connection_has_its_token_when_another_first_call_was_refused(
+    world: World, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    """The first call is refused while the second, which found the token kept, is accepted."""
+    answers = []
+    fetch, forget = world.cobalt.fetch_appointments, world.connections.forget_token
+    register = world.connections.register
+
+    def refuse(*asked: Any) -> str:
+        if moment == "after it looked":
+            monkeypatch.setattr(world.connections, "register", register_late)
+        monkeypatch.setattr(world.cobalt, "fetch_appointments", fetch)
+        answers.append(ask(world, 2, "b"))
+        raise AccessForbidden(LINK, error="login_required")
+
+    def register_late(connection_id: str, now: datetime) -> None:
+        forget(connection_id)
+        register(connection_id, now)
+
+    monkeypatch.setattr(world.cobalt, "fetch_appointments", refuse)
+    if moment == "after it looked":
+        monkeypatch.setattr(world.connections, "forget_token", lambda _connection_id: None)
+
+    answers.append(ask(world, 1, "a"))
+
+    assert [answer["statusCode"] for answer in answers] == [202, 403]
+    assert world.connections.registered.keys() == {connection_id_of("token-1")}
+    assert world.connections.tokens == {connection_id_of("token-1"): "token-1"}
+
+
+def test_202_when_the_token_cannot_be_kept_again(
+    world: World, monkeypatch: pytest.MonkeyPatch, logged: Callable[[], str]
+) -> None:
+    world.cobalt.errors["token-1"] = UpstreamUnanswered()
+    ask(world, 1, "a")
+    world.cobalt.errors.clear()
+    register = world.connections.register
+
+    def fail_afterwards(connection_id: str, now: datetime) -> None:
+        register(connection_id, now)
+        world.connections.fail("keep_token", TokensFault())
+
+    monkeypatch.setattr(world.connections, "register", fail_afterwards)
+
+    answer = ask(world, 2, "b")
+
+    assert answer["statusCode"] == 202
+    assert "token_not_kept" in logged()

@@ -87,6 +87,17 @@ def test_unknown_fields_stay_behind_when_the_documented_ones_are_valid() -> None
 DAYS = {"start_date": "2025-01-06", "end_date": "2025-01-06"}
 
 
+def test_number_of_a_provider_is_the_same_however_it_is_written() -> None:
+    one, other = (
+        FetchRequest.from_body({"search_by": "provider", "provider_ids": [number], **DAYS})
+        for number in (7, 7.0)
+    )
+
+    assert one.to_cobalt() == other.to_cobalt()
+    assert [type(each) for each in other.provider_ids] == [int]
+    assert one.fingerprint("token") == other.fingerprint("token")
+
+
 @pytest.mark.parametrize(
     "body",
     [
@@ -150,6 +161,18 @@ def test_body_travels_unchanged_when_a_later_edition_is_valid(body: dict[str, An
         ),
         (
             {"search_by": "provider", "provider_ids": [""], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [7.5], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [-1], **DAYS},
+            "provider_ids must be a list of 1 to 10 provider ids.",
+        ),
+        (
+            {"search_by": "provider", "provider_ids": [2**53], **DAYS},
             "provider_ids must be a list of 1 to 10 provider ids.",
         ),
         (
@@ -256,6 +279,13 @@ def test_window_has_its_days_when_counted_with_both_ends() -> None:
         ({"job_id": True, "user_id": 1.5}, None, None),
         ({"job_id": "x" * 257, "user_id": {"id": 1}}, None, None),
         ({"job_id": "a\nb", "user_id": "\ud800"}, None, None),
+        (
+            {"job_id": "Jane Doe", "user_id": "Riverside Clinic, Zürich"},
+            None,
+            "Riverside Clinic, Zürich",
+        ),
+        ({"job_id": "Zoë", "user_id": "a\u2028b"}, None, None),
+        ({"job_id": "\x7f", "user_id": "x" * 257}, None, None),
     ],
 )
 def test_first_usable_id_is_taken_whatever_an_edition_calls_it(
@@ -287,6 +317,7 @@ def test_first_usable_id_is_taken_whatever_an_edition_calls_it(
             "emr_busy",
         ),
         ({"success": False, "error": "Garcia_Maria"}, False, 0, None, "fetch_failed"),
+        ({"success": False, "error": "mrn_7305519284"}, False, 0, None, "fetch_failed"),
         ({"success": False, "reasons": ["x"]}, False, 0, None, "fetch_failed"),
         ({"success": None, "appointments": [{}]}, True, 1, None, None),
         ({"success": "true", "appointments": [{}]}, True, 1, None, None),

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 from botocore.stub import Stubber
 
 from cobalt_relay.adapters.secrets import Secrets
+from cobalt_relay.errors import TableFault, UnexpectedFailure
 from cobalt_relay.observability import failure, logger, observed
 from tests.unit.conftest import HEADERS, LambdaContextStub, World, fetch_event
 from tests.unit.test_adapters import NOW
@@ -38,7 +40,8 @@ def test_no_library_logs_a_secret_when_everything_is_at_debug(root_at_debug: lis
     value = {"client_id": "client", "client_secret": "canary-secret"}
     with Stubber(client) as stubber:
         stubber.add_response(
-            "get_secret_value", {"SecretString": json.dumps(value), "CreatedDate": NOW}
+            "get_secret_value",
+            {"SecretString": json.dumps(value), "CreatedDate": NOW, "VersionId": "v" * 32},
         )
         Secrets(client, "arn:c", "arn:w").credentials()
 
@@ -97,3 +100,28 @@ def test_failure_tells_type_and_place_but_not_the_text() -> None:
     assert told["error_type"] == "ValueError"
     assert "test_failure_tells" in told["error_place"]
     assert "Jane" not in str(told)
+
+
+def test_exception_that_nobody_foresaw_leaves_without_its_text(logged: Callable[[], str]) -> None:
+    @observed
+    def handle(event: dict[str, Any], _context: object) -> None:
+        raise KeyError(event["patient"])
+
+    patient = "Jane Doe"
+    with pytest.raises(UnexpectedFailure) as raised:
+        handle({"patient": patient}, LambdaContextStub())
+
+    told = "".join(traceback.format_exception(raised.value))
+    line, metric = [json.loads(each) for each in logged().splitlines()]
+    assert (line["message"], line["error_type"]) == ("unexpected_error", "KeyError")
+    assert metric["UnexpectedError"] == [1.0]
+    assert patient not in told + json.dumps(line)
+
+
+def test_foreseen_error_leaves_as_it_is() -> None:
+    @observed
+    def handle(_event: dict[str, Any], _context: object) -> None:
+        raise TableFault
+
+    with pytest.raises(TableFault):
+        handle({}, LambdaContextStub())

@@ -7,6 +7,7 @@ import pytest
 
 from cobalt_relay.errors import (
     AccessForbidden,
+    AccessTokenRefused,
     BusFault,
     CredentialsNotConfigured,
     InvalidScheduleInput,
@@ -42,6 +43,16 @@ def test_every_connection_is_fetched_when_all_are_meant(fleet: World) -> None:
     assert outcome["failed"] == {}
     assert [token for _, token, _ in fleet.cobalt.calls] == TOKENS
     assert {job.trigger for job in fleet.jobs.jobs.values()} == {"schedule"}
+
+
+@pytest.mark.parametrize("error", [AccessTokenRefused(), AccessForbidden()])
+def test_refused_token_is_not_kept_in_memory(fleet: World, error: Exception) -> None:
+    fleet.cobalt.errors["token-1"] = error
+    fleet.cobalt.errors["token-2"] = UpstreamUnanswered()
+
+    run(ALL)
+
+    assert fleet.connections.read_anew == [FIRST]
 
 
 def test_window_counts_both_of_its_ends(fleet: World) -> None:

@@ -2,16 +2,35 @@
 
 import json
 from collections.abc import Callable
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
 
+from cobalt_relay import javascript
 from cobalt_relay.errors import BusFault, ResultsFault, SecretsFault, TableFault
-from cobalt_relay.models import JobState, Landing, Request, Window, iso
+from cobalt_relay.models import (
+    PROBE,
+    EventRecord,
+    JobState,
+    Landing,
+    LiveKeys,
+    Request,
+    Window,
+    iso,
+)
+from cobalt_relay.services import take_in
 from cobalt_relay.services.receive_webhook import MAX_DELIVERY_BYTES
 from functions.receive_webhook.handler import lambda_handler
-from tests.unit.conftest import LambdaContextStub, World, body_of, sign, webhook_event
+from tests.unit.conftest import (
+    LambdaContextStub,
+    World,
+    body_of,
+    header,
+    sign,
+    webhook_event,
+)
+from tests.unit.fakes import FakeJobs, live_keys
 
 CONNECTION = "conn_" + "a" * 32
 WINDOW = {"start_date": "2025-01-01", "end_date": "2025-01-07"}
@@ -235,6 +254,8 @@ SIGNED = sign(as_bytes(result()))
         SIGNED.upper(),
         "sha256=" + SIGNED,
         SIGNED[::-1],
+        SIGNED[:-1] + ("0" if SIGNED[-1] != "0" else "1"),
+        ("0" if SIGNED[0] != "0" else "1") + SIGNED[1:],
         "0" * 64,
         "é" * 64,
         "０" * 64,
@@ -285,16 +306,106 @@ def test_401_when_a_base64_body_is_none(accepted: World) -> None:
     assert answer["statusCode"] == 401
 
 
-def test_either_key_fits_when_the_secret_was_rotated(accepted: World) -> None:
-    accepted.secrets.keys = (b"new key", b"webhook-key")
+def metrics_of(output: str) -> dict[str, float]:
+    """What was counted, by name."""
+    lines = [json.loads(line) for line in output.splitlines()]
+    return {
+        metric["Name"]: sum(line[metric["Name"]])
+        for line in lines
+        if "_aws" in line
+        for each in line["_aws"]["CloudWatchMetrics"]
+        for metric in each["Metrics"]
+    }
+
+
+def lines_of(output: str, message: str) -> list[dict[str, Any]]:
+    """The log lines with this message."""
+    lines = [json.loads(line) for line in output.splitlines()]
+    return [line for line in lines if line.get("message") == message]
+
+
+KEYS = {"Current": b"webhook-key", "Pending": b"the next one", "Previous": b"the last one"}
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_any_live_key_fits_and_is_counted_by_its_name(
+    accepted: World, logged: Callable[[], str], name: str
+) -> None:
+    accepted.secrets.keys = live_keys(**KEYS)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, KEYS[name]))
+
+    assert answer["statusCode"] == 200
+    counted = metrics_of(logged())
+    assert {m for m in counted if m.startswith("Signature")} == {
+        "SignatureFormRaw",
+        f"SignatureKey{name}",
+    }
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_javascripts_form_fits_when_the_bytes_were_written_anew_on_the_way(
+    accepted: World, logged: Callable[[], str], name: str
+) -> None:
+    accepted.secrets.keys = live_keys(**KEYS)
+    signed = as_bytes(result())
+    body = json.dumps(result(), indent=2, ensure_ascii=True).encode()
+
+    answer = deliver(accepted, body, signature=sign(signed, KEYS[name]))
+
+    assert answer["statusCode"] == 200
+    assert accepted.results.objects == {KEY: body}
+    counted = metrics_of(logged())
+    assert {m for m in counted if m.startswith("Signature")} == {
+        "SignatureFormCanonical",
+        f"SignatureKey{name}",
+    }
+
+
+def test_no_other_form_is_made_when_the_raw_bytes_fit(
+    accepted: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[bytes] = []
+    monkeypatch.setattr(javascript, "canonical", made.append)
 
     answer = deliver(accepted, as_bytes(result()))
 
     assert answer["statusCode"] == 200
+    assert made == []
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        as_bytes(result(), ascii_only=True) + b"x",
+        b"\xef\xbb\xbf" + as_bytes(result()),
+        as_bytes(result()).replace(b'"sync"', b"NaN"),
+        as_bytes(result()).decode().encode("utf-16"),
+        as_bytes(result(note=[[]])).replace(b"[[]]", b"[" * 40 + b"]" * 40),
+        as_bytes(result(note="x" * javascript.MAX_BYTES)) + b" ",
+    ],
+)
+def test_401_when_a_signed_form_is_not_what_javascript_makes_of_the_body(
+    accepted: World, body: bytes
+) -> None:
+    answer = deliver(accepted, body, signature=sign(as_bytes(result())), encode=True)
+
+    assert answer["statusCode"] == 401
+    assert accepted.results.objects == {}
+
+
+def test_401_when_the_form_is_not_javascripts_but_another_serializers(accepted: World) -> None:
+    python_form = json.dumps(result(), separators=(",", ":"), sort_keys=True).encode()
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(python_form))
+
+    assert answer["statusCode"] == 401
 
 
 def test_new_key_fits_at_once_when_the_kept_ones_do_not(accepted: World) -> None:
-    accepted.secrets.refreshed_keys = (b"brand new",)
+    accepted.secrets.refreshed_keys = live_keys(Current=b"brand new")
     body = as_bytes(result())
 
     answer = deliver(accepted, body, signature=sign(body, b"brand new"))
@@ -302,17 +413,131 @@ def test_new_key_fits_at_once_when_the_kept_ones_do_not(accepted: World) -> None
     assert answer["statusCode"] == 200
 
 
-def test_503_never_401_when_the_keys_cannot_be_read(
+def test_javascripts_form_is_made_once_when_keys_are_read_anew(
     accepted: World, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def fail(*, refresh: bool = False) -> tuple[bytes, ...]:
-        raise SecretsFault
+    made: list[bytes] = []
+    original = javascript.canonical
+
+    def noted(body: bytes) -> bytes | None:
+        made.append(body)
+        return original(body)
+
+    monkeypatch.setattr(javascript, "canonical", noted)
+    accepted.secrets.refreshed_keys = live_keys(Current=b"brand new")
+    body = json.dumps(result(), ensure_ascii=False).encode()
+
+    answer = deliver(accepted, body, signature=sign(as_bytes(result()), b"brand new"))
+
+    assert answer["statusCode"] == 200
+    assert made == [body]
+
+
+def test_503_earns_the_retry_when_a_rotation_is_on_and_no_key_fits(
+    accepted: World, logged: Callable[[], str]
+) -> None:
+    accepted.secrets.keys = live_keys(**KEYS)._replace(rotating=True)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, b"made a moment ago"))
+
+    assert answer["statusCode"] == 503
+    assert header(answer, "Retry-After") == "1"
+    assert accepted.results.objects == {}
+    counted = metrics_of(logged())
+    assert counted["KeyNotYetKnown"] == 1
+    assert "BadSignature" not in counted
+
+
+def test_503_when_only_the_second_look_tells_of_the_rotation(accepted: World) -> None:
+    accepted.secrets.refreshed_keys = accepted.secrets.keys._replace(rotating=True)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, b"made a moment ago"))
+
+    assert answer["statusCode"] == 503
+    assert accepted.results.objects == {}
+
+
+def test_401_again_when_the_second_look_tells_that_the_rotation_is_over(accepted: World) -> None:
+    accepted.secrets.refreshed_keys = accepted.secrets.keys
+    accepted.secrets.keys = accepted.secrets.keys._replace(rotating=True)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, b"made a moment ago"))
+
+    assert answer["statusCode"] == 401
+
+
+def test_401_during_a_rotation_when_a_signature_is_malformed(accepted: World) -> None:
+    accepted.secrets.keys = live_keys(**KEYS)._replace(rotating=True)
+
+    answer = deliver(accepted, as_bytes(result()), signature="0" * 63)
+
+    assert answer["statusCode"] == 401
+
+
+def test_retry_is_taken_in_when_the_key_has_come_meanwhile(accepted: World) -> None:
+    accepted.secrets.keys = live_keys(Current=b"webhook-key")._replace(rotating=True)
+    body = as_bytes(result())
+    signature = sign(body, b"made a moment ago")
+    first = deliver(accepted, body, signature=signature)
+    accepted.secrets.refreshed_keys = live_keys(Pending=b"made a moment ago")
+
+    second = deliver(accepted, body, signature=signature)
+
+    assert (first["statusCode"], second["statusCode"]) == (503, 200)
+    assert accepted.jobs.jobs["job_1"].state is JobState.COMPLETED
+
+
+@pytest.mark.parametrize(("others", "status"), [({}, 503), ({"Previous": b"the last one"}, 401)])
+def test_empty_key_opens_nothing(accepted: World, others: dict[str, bytes], status: int) -> None:
+    accepted.secrets.keys = live_keys(Current=b"", **others)
+    body = as_bytes(result())
+
+    answer = deliver(accepted, body, signature=sign(body, b""))
+
+    assert answer["statusCode"] == status
+    assert accepted.results.objects == {}
+
+
+def test_refusals_are_alike_whatever_is_wrong_with_a_signature(accepted: World) -> None:
+    body = as_bytes(result())
+    signatures = ["", "none", "0" * 64, SIGNED.upper(), "é" * 64, sign(body, b"another key")]
+
+    answers = [deliver(accepted, body, signature=signature) for signature in signatures]
+
+    assert len({json.dumps(answer, sort_keys=True) for answer in answers}) == 1
+
+
+def test_probe_is_verified_and_leaves_nothing(world: World, logged: Callable[[], str]) -> None:
+    body = as_bytes({"id": "relay-probe-1", "type": PROBE, "timestamp": iso(world.clock())})
+
+    answers = [deliver(world, body), deliver(world, body, signature="0" * 64)]
+
+    assert [answer["statusCode"] for answer in answers] == [200, 401]
+    assert body_of(answers[0])["message"] == "Webhook verified."
+    assert (world.results.objects, world.jobs.table.items, world.bus.events) == ({}, {}, [])
+    assert "ProbeVerified" in logged()
+
+
+@pytest.mark.parametrize("at_refresh", [False, True])
+def test_503_never_401_when_the_keys_cannot_be_read(
+    accepted: World, monkeypatch: pytest.MonkeyPatch, at_refresh: bool
+) -> None:
+    keys = accepted.secrets.keys
+
+    def fail(*, refresh: bool = False) -> LiveKeys:
+        if refresh is at_refresh:
+            raise SecretsFault
+        return keys
 
     monkeypatch.setattr(accepted.secrets, "webhook_keys", fail)
 
-    answer = deliver(accepted, as_bytes(result()))
+    answer = deliver(accepted, as_bytes(result()), signature="0" * 64)
 
     assert answer["statusCode"] == 503
+    assert accepted.results.objects == {}
 
 
 @pytest.mark.parametrize(
@@ -330,12 +555,18 @@ def test_503_never_401_when_the_keys_cannot_be_read(
         b'{"id": "", "type": "t"}',
         b'{"id": "evt_1", "type": 7}',
         b'{"id": NaN, "type": "t"}',
+        b'{"id": "evt_1", "type": "t", "data": NaN}',
         b'{"id": "' + b"x" * 257 + b'", "type": "t"}',
         b'{"id": "a\\u2028b", "type": "t"}',
+        b'{"id": "Jane Doe", "type": "t"}',
+        b'{"id": "evt_1", "type": "Jane Doe"}',
+        '{"id": "Zoë", "type": "t"}'.encode(),
         b'{"id": "\\ud800", "type": "t"}',
         b'{"id": ' + b"9" * 5000 + b', "type": "t"}',
         b"\xff\xfe{}",
         b"[" * 100_000,
+        as_bytes(result(note=[])).replace(b"[]}", b"[" * 65 + b"]" * 65 + b"}"),
+        as_bytes(result()).replace(b'"sync"', b'{"a":' * 64 + b"1" + b"}" * 64),
     ],
 )
 def test_400_when_a_signed_body_is_no_event(accepted: World, body: bytes) -> None:
@@ -344,6 +575,14 @@ def test_400_when_a_signed_body_is_no_event(accepted: World, body: bytes) -> Non
     assert answer["statusCode"] == 400
     assert body_of(answer)["success"] is False
     assert accepted.results.objects == {}
+
+
+def test_result_lands_when_it_nests_as_deep_as_is_allowed(accepted: World) -> None:
+    body = as_bytes(result()).replace(b'"sync"', b"[" * 63 + b"]" * 63)
+
+    answer = deliver(accepted, body)
+
+    assert answer["statusCode"] == 200
 
 
 def test_413_before_hashing_when_a_body_is_larger_than_lambda_takes(accepted: World) -> None:
@@ -706,3 +945,226 @@ def test_nothing_happens_twice_when_a_job_changes_under_our_hands(
 
     assert answer["statusCode"] == 200
     assert [detail_type for detail_type, _ in accepted.bus.events] == ["Cobalt Event Received"]
+
+
+# ------------------------------------------------------------------------------------------ replays
+
+NOW = datetime(2025, 1, 2, 10, tzinfo=UTC)  # of the clock, and of `result`
+
+
+DAY = 24 * 60 * 60.0
+
+
+def at(seconds: float) -> str:
+    return iso(NOW + timedelta(seconds=seconds))
+
+
+@pytest.mark.parametrize("seconds", [-DAY, 1 - DAY, -360, 0, 299, 300])
+@pytest.mark.parametrize("document", [result(), other()])
+def test_delivery_is_taken_in_when_it_was_signed_within_a_day(
+    world: World, document: dict[str, Any], seconds: float
+) -> None:
+    name = "timestamp" if "timestamp" in document else "created"
+
+    answer = deliver(world, as_bytes({**document, name: at(seconds)}))
+
+    assert answer["statusCode"] == 200
+    assert len(world.results.objects) == 1
+
+
+@pytest.mark.parametrize("seconds", [-1 - DAY, 301, -(10**8), 10**9])
+@pytest.mark.parametrize("document", [result(), other(), result(type="patient.updated")])
+def test_400_and_nothing_is_stored_when_a_delivery_is_far_off_and_nobody_waits_for_it(
+    world: World, logged: Callable[[], str], document: dict[str, Any], seconds: float
+) -> None:
+    name = "timestamp" if "timestamp" in document else "created"
+
+    answer = deliver(world, as_bytes({**document, name: at(seconds)}))
+
+    assert answer["statusCode"] == 400
+    assert body_of(answer)["success"] is False
+    assert (world.results.objects, world.bus.events, world.jobs.table.items) == ({}, [], {})
+    output = logged()
+    assert metrics_of(output)["DeliveryStale"] == 1
+    [line] = lines_of(output, "delivery_stale")
+    assert line["cobalt_event_id"] == document["id"]
+
+
+@pytest.mark.parametrize("data", [result()["data"], {"success": False}])
+@pytest.mark.parametrize("seconds", [-1 - DAY, 301])
+def test_result_lands_however_far_off_when_its_job_is_open(
+    accepted: World, data: dict[str, Any], seconds: float
+) -> None:
+    answer = deliver(accepted, as_bytes(result(data=data, timestamp=at(seconds))))
+
+    assert answer["statusCode"] == 200
+    assert accepted.jobs.jobs["job_1"].state in {JobState.COMPLETED, JobState.FAILED}
+
+
+@pytest.mark.parametrize(("success", "status"), [(True, 200), (False, 400)])
+def test_expired_job_still_waits_for_a_success_only(
+    accepted: World, success: bool, status: int
+) -> None:
+    accepted.jobs.expire_job(accepted.jobs.jobs["job_1"], accepted.clock())
+    data = {"success": success, "appointments": []}
+
+    answer = deliver(accepted, as_bytes(result(data=data, timestamp=at(-1 - DAY))))
+
+    assert answer["statusCode"] == status
+    assert len(accepted.results.objects) == int(success)
+
+
+def test_400_when_a_far_off_event_that_is_no_result_names_an_open_job(accepted: World) -> None:
+    document = result(type="appointment.created", timestamp=at(-1 - DAY))
+
+    answer = deliver(accepted, as_bytes(document))
+
+    assert answer["statusCode"] == 400
+    assert accepted.results.objects == {}
+
+
+def test_400_when_a_far_off_result_is_of_a_job_that_has_ended(accepted: World) -> None:
+    deliver(accepted, as_bytes(result()))
+
+    answer = deliver(accepted, as_bytes(result(id="evt_2", timestamp=at(-1 - DAY))))
+
+    assert answer["statusCode"] == 400
+    assert list(accepted.results.objects) == [KEY]
+
+
+@pytest.mark.parametrize("document", [result(), other()])
+def test_repeat_is_answered_as_one_however_late_it_comes(
+    accepted: World, document: dict[str, Any]
+) -> None:
+    body = as_bytes(document)
+    deliver(accepted, body)
+    accepted.clock.moment += timedelta(days=9)
+
+    answer = deliver(accepted, body)
+
+    assert (answer["statusCode"], body_of(answer)["message"]) == (200, "Webhook repeated.")
+    assert len(accepted.results.objects) == len(accepted.bus.events) == 1
+
+
+def test_row_of_an_event_outlives_the_time_in_which_a_replay_is_not_refused() -> None:
+    jobs = FakeJobs(deadline=timedelta(minutes=10), retention=timedelta(days=1))
+    record = EventRecord(
+        body_sha256="", received_at=NOW, event_type="patient.updated", delivered_via="webhook"
+    )
+
+    jobs.record_event("evt_1", record, NOW)
+
+    made_at_last = NOW + take_in.CLOCK_SKEW
+    [(_, row)] = jobs.rows("EVENT")
+    assert row["expires_at"] > (made_at_last + take_in.LATEST_DELIVERY).timestamp()
+
+
+@pytest.mark.parametrize("document", [result(), other()])
+def test_another_body_under_a_known_id_changes_nothing_and_is_told(
+    accepted: World, logged: Callable[[], str], document: dict[str, Any]
+) -> None:
+    accepted.bus.fail_once()
+    deliver(accepted, as_bytes(document))
+    stored = dict(accepted.results.objects)
+    rows = dict(accepted.jobs.table.items)
+
+    answer = deliver(accepted, as_bytes({**document, "data": {"success": False}}))
+
+    assert (answer["statusCode"], body_of(answer)["message"]) == (200, "Webhook conflicting.")
+    assert (accepted.results.objects, accepted.jobs.table.items) == (stored, rows)
+    assert accepted.bus.events == []
+    output = logged()
+    assert metrics_of(output.splitlines()[-1])["EventIdConflict"] == 1
+    [line] = lines_of(output, "event_id_conflict")
+    assert line["cobalt_event_id"] == document["id"]
+
+
+@pytest.mark.parametrize("time", [None, "", "yesterday", "2025-01-02T10:00:00", True, {}, 1e30])
+def test_delivery_is_taken_in_and_counted_when_it_has_no_readable_time(
+    world: World, logged: Callable[[], str], time: Any
+) -> None:
+    answer = deliver(world, as_bytes(result(timestamp=time)))
+
+    assert answer["statusCode"] == 200
+    assert metrics_of(logged())["SignedTimeMissing"] == 1
+
+
+def test_far_off_delivery_does_not_wait_for_a_202(world: World) -> None:
+    before = world.clock()
+
+    deliver(world, as_bytes(result(timestamp=at(-1 - DAY))))
+
+    assert world.clock() == before
+
+
+# ------------------------------------------------------------------------------ headers and the body
+
+
+def with_headers(body: bytes, **headers: list[str]) -> dict[str, Any]:
+    event = webhook_event(body)
+    given = {name.replace("_", "-"): values for name, values in headers.items()}
+    event["multiValueHeaders"] = {**event["multiValueHeaders"], **given}
+    return event
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"webhook_id": ["evt_1"], "webhook_timestamp": ["2025-01-02T10:00:00Z"]},
+        {"Webhook_Id": [" evt_1 "], "WEBHOOK_TIMESTAMP": ["2025-01-02T11:00:00.900+01:00"]},
+        {"webhook_timestamp": ["1735812000"]},
+        {"webhook_timestamp": ["1735812000123"]},
+    ],
+)
+def test_nothing_is_said_when_headers_agree_with_the_body(
+    accepted: World, logged: Callable[[], str], headers: dict[str, list[str]]
+) -> None:
+    answer = call(with_headers(as_bytes(result()), **headers))
+
+    assert answer["statusCode"] == 200
+    output = logged()
+    assert "HeaderContradiction" not in metrics_of(output)
+    assert lines_of(output, "header_contradiction") == []
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"webhook_id": ["evt_2-Jane"]},
+        {"webhook_id": ["evt_1", "evt_2-Jane"]},
+        {"webhook_id": [""]},
+        {"webhook_timestamp": ["2025-01-02T10:00:01Z"]},
+        {"webhook_timestamp": ["2025-01-02T10:00:00"]},
+        {"webhook_timestamp": ["Jane"]},
+        {"webhook_timestamp": ["١٧٣٥٨١٢٠٠٠"]},
+        {"webhook_timestamp": ["9" * 100_000]},
+        {"webhook_timestamp": ["0001-01-01T00:00:00+14:00"]},
+    ],
+)
+def test_body_is_believed_and_one_line_is_logged_when_a_header_contradicts_it(
+    accepted: World, logged: Callable[[], str], headers: dict[str, list[str]]
+) -> None:
+    answer = call(with_headers(as_bytes(result()), **headers))
+
+    assert answer["statusCode"] == 200
+    assert list(accepted.jobs.events) == ["evt_1"]
+    output = logged()
+    assert metrics_of(output)["HeaderContradiction"] == 1
+    [line] = lines_of(output, "header_contradiction")
+    assert line["level"] == "WARNING"
+    assert (line["cobalt_event_id"], line["job_execution_id"]) == ("evt_1", "job_1")
+    assert "Jane" not in output
+    assert "99999" not in output
+
+
+def test_nothing_is_said_of_headers_when_the_signature_is_wrong(
+    accepted: World, logged: Callable[[], str]
+) -> None:
+    event = with_headers(as_bytes(result()), webhook_id=["evt_2"])
+    event["multiValueHeaders"]["cobalt-verification"] = ["0" * 64]
+
+    answer = call(event)
+
+    assert answer["statusCode"] == 401
+    assert "HeaderContradiction" not in metrics_of(logged())

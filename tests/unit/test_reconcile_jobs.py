@@ -10,6 +10,8 @@ from typing import Any
 import pytest
 
 from cobalt_relay.errors import (
+    AccessForbidden,
+    AccessTokenRefused,
     BusFault,
     RateLimited,
     RelayError,
@@ -20,6 +22,7 @@ from cobalt_relay.errors import (
     UpstreamUnanswered,
 )
 from cobalt_relay.models import (
+    ClientCredentials,
     CobaltEvent,
     FetchRequest,
     JobState,
@@ -589,6 +592,34 @@ def test_different_questions_that_fit_get_no_answer(world: World, clinic: Clinic
 
     states = {request.state for request in world.jobs.requests.values()}
     assert states == {RequestState.UNKNOWN}
+
+
+def test_replaced_credentials_are_used_when_cobalt_refuses_the_kept_ones(
+    world: World, clinic: Clinic
+) -> None:
+    job_id = clinic.fetch("r1")
+    clinic.fetch_in_vain("r2", UpstreamUnanswered(), Window.parse("2024-01-01", "2024-01-02"))
+    clinic.record(job_id)
+    clinic.record("job_r2", {**SUCCESS, "start_date": "2024-01-01", "end_date": "2024-01-02"})
+    world.secrets.refreshed = ClientCredentials(client_id="client", client_secret="new")
+    world.cobalt.outdated_secrets = {"sesame"}
+
+    outcome = run_after(world, 2 * MINUTE)
+
+    assert (outcome["attached"], outcome["found"]) == (1, 1)
+    assert {job.state for job in world.jobs.jobs.values()} == {JobState.COMPLETED}
+
+
+@pytest.mark.parametrize("error", [AccessTokenRefused(), AccessForbidden()])
+def test_token_is_read_anew_when_cobalt_refuses_it(
+    world: World, clinic: Clinic, error: RelayError
+) -> None:
+    clinic.fetch_in_vain("r1", UpstreamUnanswered())
+    world.cobalt.fail("reference_of", error)
+
+    run_after(world, MINUTE)
+
+    assert world.connections.read_anew == [connection_id_of(clinic.token)]
 
 
 def test_equal_requests_get_a_job_each(world: World, clinic: Clinic) -> None:

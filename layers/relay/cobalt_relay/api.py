@@ -8,8 +8,11 @@ import base64
 import binascii
 import json
 import math
+import re
 from http import HTTPStatus
 from typing import Any, NoReturn
+from urllib.parse import unquote
+from uuid import NAMESPACE_OID, uuid5
 
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import ServiceError
@@ -19,30 +22,45 @@ from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
     BadSignature,
+    BodyTooComplex,
     BodyTooLarge,
     CallerError,
     DeliveryTooLarge,
     FetchUnderWay,
     IdempotencyKeyReused,
     InvalidIdempotencyKey,
+    KeyNotYetKnown,
     MalformedBody,
     MalformedDelivery,
     MissingHeaders,
+    NoSuchJob,
     NotConfigured,
     RateLimited,
     RelayError,
     RequestRefused,
+    StaleDelivery,
     StorageFault,
+    UnsupportedContent,
     UnusableAccessToken,
     UpstreamFault,
     UpstreamRefusal,
     UpstreamUnanswered,
     WrongClientCredentials,
 )
+from cobalt_relay.json_limits import is_within
+from cobalt_relay.models import UnsignedHeaders
 from cobalt_relay.observability import count, failure, logger
 
+JOB_PATH = r"/appointments/fetch/[\s\S]+"
+"""Takes whatever stands in an id's place: what can be no id is answered as an unknown one is."""
 FETCH_HEADERS = ("client_id", "client_secret", "access_token")
 MAX_FETCH_BODY_BYTES = 65_536
+MAX_FETCH_BODY_DEPTH = 8
+MAX_FETCH_BODY_VALUES = 100
+"""The contract has 5 fields and 10 ids in a list, 2 deep; the rest is room for later editions."""
+_UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
+_CHARSET = re.compile(r"""; *charset *= *["']?([^"';, ]+)""")
+_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 MAX_KEY_LENGTH = 255
 
 STATUS_OF: dict[type[RelayError], HTTPStatus] = {
@@ -50,9 +68,13 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     MissingHeaders: HTTPStatus.UNAUTHORIZED,
     WrongClientCredentials: HTTPStatus.UNAUTHORIZED,
     UnusableAccessToken: HTTPStatus.UNAUTHORIZED,
+    NoSuchJob: HTTPStatus.NOT_FOUND,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
+    UnsupportedContent: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
     BadSignature: HTTPStatus.UNAUTHORIZED,
+    KeyNotYetKnown: HTTPStatus.SERVICE_UNAVAILABLE,
+    StaleDelivery: HTTPStatus.BAD_REQUEST,
     MalformedDelivery: HTTPStatus.BAD_REQUEST,
     DeliveryTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     RequestRefused: HTTPStatus.BAD_REQUEST,
@@ -114,6 +136,7 @@ def answer(
         headers={
             "x-request-id": request_id(event),
             "Cache-Control": "no-store",
+            "Strict-Transport-Security": "max-age=63072000",
             "X-Content-Type-Options": "nosniff",
             **(headers or {}),
         },
@@ -132,28 +155,52 @@ def accepted(
     return answer(event, HTTPStatus.ACCEPTED, body, headers)
 
 
+def job_found(
+    event: APIGatewayProxyEvent, report: dict[str, Any], pause_seconds: int | None
+) -> Response[str]:
+    """Tell what is known of a job, and when to ask again where it is open."""
+    headers = {"Retry-After": str(pause_seconds)} if pause_seconds is not None else None
+    return answer(event, HTTPStatus.OK, {"success": True, **report}, headers)
+
+
 def received(event: APIGatewayProxyEvent, verdict: str) -> Response[str]:
     """Tell Cobalt that its delivery is in hand; 200, whatever there was to do."""
     return answer(event, HTTPStatus.OK, {"success": True, "message": f"Webhook {verdict}."})
 
 
 def request_id(event: APIGatewayProxyEvent) -> str:
-    """Name the request: API Gateway's id, so that its logs and ours speak of the same."""
-    return event.request_context.request_id or ""
+    """Name the request: API Gateway's id, so that its logs and ours speak of the same.
+
+    A caller may choose that one, by the header `x-amzn-RequestId` (docs: CloudWatch logging for
+    REST APIs), and it gets into rows, events and logs. So one that is no UUID gives way to one that
+    is made from the id which no caller chooses.
+    """
+    context = event.request_context
+    given, own = context.request_id or "", context.extended_request_id
+    return given if _UUID.fullmatch(given) or not own else str(uuid5(NAMESPACE_OID, own))
 
 
 def fetch_headers(event: APIGatewayProxyEvent) -> tuple[str, str, str]:
     """Give the three headers of the contract, whatever the case of their names.
 
-    Raises `MissingHeaders`, which names those that are absent or empty.
+    Raises `MissingHeaders`, which names those that are absent or empty, or contradict themselves:
+    whatever stands before the relay may have looked at the other value.
     """
     given = {name.lower(): value for name, value in event.headers.items()}
+    for name in FETCH_HEADERS:
+        if len(set(_values_of(event, name))) > 1:
+            given[name] = ""
     values = [(given.get(name) or "").strip() for name in FETCH_HEADERS]
     missing = [name for name, value in zip(FETCH_HEADERS, values, strict=True) if not value]
     if missing:
         raise MissingHeaders(missing)
     client_id, client_secret, access_token = values
     return client_id, client_secret, access_token
+
+
+def job_id(event: APIGatewayProxyEvent) -> str:
+    """Read a job's id from the path; API Gateway hands that on percent-encoded, as it came."""
+    return unquote(event.path_parameters.get("job_execution_id", ""))
 
 
 def idempotency_key(event: APIGatewayProxyEvent) -> str | None:
@@ -174,6 +221,12 @@ def signature(event: APIGatewayProxyEvent) -> str:
     """Give the one `cobalt-verification` header; empty where there is none, or more than one."""
     values = _values_of(event, "cobalt-verification")
     return values[0] if len(values) == 1 else ""
+
+
+def unsigned_headers(event: APIGatewayProxyEvent) -> UnsignedHeaders:
+    """Give the headers that say of a delivery what its signed body says too."""
+    ids, timestamps = _values_of(event, "webhook-id"), _values_of(event, "webhook-timestamp")
+    return UnsignedHeaders(tuple(ids), tuple(timestamps))
 
 
 def _values_of(event: APIGatewayProxyEvent, wanted: str) -> list[str]:
@@ -199,12 +252,15 @@ def raw_body(event: APIGatewayProxyEvent) -> bytes:
 def json_object(event: APIGatewayProxyEvent) -> dict[str, Any]:
     """Read a body that is one JSON object to every parser (RFC 8259 section 4).
 
-    Raises `BodyTooLarge`, and `MalformedBody` for anything else: duplicate keys, NaN, numbers
-    beyond a float, no UTF-8, an array.
+    Raises `UnsupportedContent`, `BodyTooLarge`, `BodyTooComplex`, and `MalformedBody` for anything
+    else: duplicate keys, NaN, numbers beyond a float, no UTF-8, an array.
     """
+    _expect_plain_utf_8(event)
     body = raw_body(event)
     if len(body) > MAX_FETCH_BODY_BYTES:
         raise BodyTooLarge
+    if not is_within(body, depth=MAX_FETCH_BODY_DEPTH, values=MAX_FETCH_BODY_VALUES):
+        raise BodyTooComplex
     try:
         document = json.loads(
             body.decode(),
@@ -217,6 +273,18 @@ def json_object(event: APIGatewayProxyEvent) -> dict[str, Any]:
     if not isinstance(document, dict):
         raise MalformedBody
     return document
+
+
+def _expect_plain_utf_8(event: APIGatewayProxyEvent) -> None:
+    """Refuse what its headers call compressed, or text in another encoding.
+
+    The media type itself is not judged: Cobalt's own route is not known to, and a client of it is
+    to change the host name and nothing else.
+    """
+    types, encodings = _values_of(event, "content-type"), _values_of(event, "content-encoding")
+    charsets = [found for value in types for found in _CHARSET.findall(value.lower())]
+    if {each.strip().lower() for each in encodings} - {"", "identity"} or set(charsets) - _UTF_8:
+        raise UnsupportedContent
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

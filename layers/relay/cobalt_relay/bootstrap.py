@@ -14,8 +14,10 @@ if TYPE_CHECKING:
     from cobalt_relay.adapters.table import Table
     from cobalt_relay.services.fetch_appointments import FetchAppointments
     from cobalt_relay.services.plan_fetches import PlanFetches
+    from cobalt_relay.services.read_appointments import ReadAppointments
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+    from cobalt_relay.services.rotate_webhook_secret import RotateWebhookSecret
     from cobalt_relay.services.take_in import TakeIn
 
 # Imports stand inside the functions: a handler loads what its own path needs, and nothing else.
@@ -43,6 +45,15 @@ def fetch_appointments() -> "FetchAppointments":
         _secrets(aws.PATIENT),
         settings().single_flight,
     )
+
+
+@cache
+def read_appointments() -> "ReadAppointments":
+    """Give the use case behind `GET /v1/appointments/fetch/{job_execution_id}`."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.services.read_appointments import ReadAppointments
+
+    return ReadAppointments(_jobs(aws.PATIENT), _secrets(aws.PATIENT))
 
 
 @cache
@@ -80,6 +91,26 @@ def plan_fetches() -> "PlanFetches":
 
 
 @cache
+def rotate_webhook_secret() -> "RotateWebhookSecret":
+    """Give the use case that Secrets Manager invokes."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.adapters.front_door import FrontDoor
+    from cobalt_relay.adapters.rotation import RotatedSecret
+    from cobalt_relay.services.rotate_webhook_secret import RotateWebhookSecret
+    from cobalt_relay.settings import RotationSettings
+
+    own = RotationSettings.from_environment()
+    return RotateWebhookSecret(
+        Cobalt(own.cobalt_base_url),
+        RotatedSecret(aws.secretsmanager(aws.UNHURRIED), own.webhook_secret_arn),
+        _secrets(aws.PATIENT),
+        FrontDoor(own.webhook_url),
+        own.webhook_url,
+    )
+
+
+@cache
 def _table(patience: "Patience") -> "Table":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.table import Table
@@ -107,7 +138,8 @@ def _connections() -> "Connections":
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.connections import Connections
 
-    return Connections(_table(aws.PATIENT), aws.ssm(), settings().token_path)
+    own = settings()
+    return Connections(_table(aws.PATIENT), aws.ssm(), own.token_path, own.token_key_arn)
 
 
 def _bus(patience: "Patience") -> "Bus":

@@ -6,9 +6,12 @@
     │   ├── WrongClientCredentials
     │   ├── UnusableAccessToken
     │   ├── BodyTooLarge
+    │   ├── BodyTooComplex
+    │   ├── UnsupportedContent
     │   ├── MalformedBody
     │   ├── InvalidIdempotencyKey
     │   ├── IdempotencyKeyReused
+    │   ├── NoSuchJob
     │   └── InvalidFetchRequest
     │       ├── MissingParameters
     │       ├── InvalidDateFormat
@@ -20,6 +23,8 @@
     │       └── SeveralProvidersSeveralDays
     ├── DeliveryError                   a webhook that is not taken in
     │   ├── BadSignature
+    │   ├── KeyNotYetKnown
+    │   ├── StaleDelivery
     │   ├── MalformedDelivery
     │   └── DeliveryTooLarge
     ├── UpstreamRefusal                 Cobalt said no: nothing was started
@@ -47,7 +52,17 @@
     ├── ScheduleError                   a schedule asks for something that cannot be done
     │   ├── InvalidScheduleInput
     │   └── UnknownConnection
-    └── OutOfTime                       work that was left because the run had to end
+    ├── RotationError                   the webhook secret cannot be rotated
+    │   ├── InvalidRotationEvent
+    │   ├── NotTheWebhookSecret
+    │   ├── UnknownRotation
+    │   ├── WebhookNotRegistered
+    │   ├── RotationHeldUp
+    │   ├── PendingSecretMissing
+    │   ├── PendingSecretOutdated
+    │   └── PendingSecretUnproven
+    ├── OutOfTime                       work that was left because the run had to end
+    └── UnexpectedFailure               nobody foresaw it
 
 Messages are constants. They never quote what came in: a caller's input can hold patient data, and
 every message may end in an answer or a log. The one text from outside is the refusal of Cobalt,
@@ -83,7 +98,7 @@ class CallerError(RelayError):
 
 
 class MissingHeaders(CallerError):
-    """One of the three headers of the contract is absent or empty.
+    """One of the three headers of the contract is absent or empty, or has two different values.
 
     The names of headers are no secret.
     """
@@ -118,6 +133,22 @@ class BodyTooLarge(CallerError):
     message = "The request body is too large: a fetch request has at most 65536 bytes."
 
 
+class BodyTooComplex(CallerError):
+    """Refused before it is parsed."""
+
+    code = "body_too_complex"
+    message = (
+        "The request body is too complex: a fetch request has at most 100 values and 8 levels."
+    )
+
+
+class UnsupportedContent(CallerError):
+    """The headers say that the body is compressed, or text of another encoding than UTF-8."""
+
+    code = "unsupported_content"
+    message = "The request body must be JSON in UTF-8, not compressed."
+
+
 class MalformedBody(CallerError):
     """Not JSON, or JSON that no two parsers read alike (duplicate keys, NaN), or not an object."""
 
@@ -139,6 +170,19 @@ class IdempotencyKeyReused(CallerError):
     message = (
         "This Idempotency-Key was used with another request body in the last 24 hours. "
         "Use a new key for a new request."
+    )
+
+
+class NoSuchJob(CallerError):
+    """There is no such job for this caller.
+
+    Whether there is one for somebody else, or the caller is nobody's: the answer is the same.
+    """
+
+    code = "no_such_job"
+    message = (
+        "No such job. The id must be one that a fetch with this access_token was answered with, "
+        "within the time for which jobs are kept."
     )
 
 
@@ -212,23 +256,41 @@ class SeveralProvidersSeveralDays(InvalidFetchRequest):
 
 
 class DeliveryError(RelayError):
-    """A webhook that is not taken in.
-
-    The answer is the same whatever the reason, so that it teaches a forger nothing.
-    """
+    """A webhook that is not taken in."""
 
     code = "delivery_error"
 
 
 class BadSignature(DeliveryError):
-    """The signature is absent, malformed, or fits none of the live secrets."""
+    """The signature is absent, malformed, or fits none of the live keys.
+
+    The answer is the same whatever the reason, so that it teaches a forger nothing.
+    """
 
     code = "bad_signature"
     message = "Invalid signature."
 
 
+class KeyNotYetKnown(DeliveryError):
+    """The signature fits no key, but Cobalt may sign with one that the relay has not got yet.
+
+    While a rotation is on. Cobalt repeats a delivery a second after this, and never after a 401.
+    """
+
+    code = "key_not_yet_known"
+    message = "The signature cannot be verified at the moment. Try again."
+    retry_after = "1"
+
+
+class StaleDelivery(DeliveryError):
+    """Signed by Cobalt, but at another time than now, and nobody waits for it: a replay."""
+
+    code = "stale_delivery"
+    message = "The webhook was signed too long ago, or in the future."
+
+
 class MalformedDelivery(DeliveryError):
-    """Signed by Cobalt, but not JSON, or without `id` or `type`."""
+    """Signed by Cobalt, but not JSON, nested too deep, or without `id` or `type`."""
 
     code = "malformed_delivery"
     message = "The webhook body must be a JSON object with an id and a type."
@@ -475,8 +537,107 @@ class UnknownConnection(ScheduleError):
     )
 
 
+class RotationError(RelayError):
+    """The webhook secret cannot be rotated.
+
+    Secrets Manager shows the message to the operator. Each step may be repeated at any time.
+    """
+
+    code = "rotation_error"
+
+
+class InvalidRotationEvent(RotationError):
+    """Not what Secrets Manager sends to a rotation function."""
+
+    code = "invalid_rotation_event"
+    message = (
+        "A rotation step must name Step (createSecret, setSecret, testSecret or finishSecret), "
+        "SecretId and ClientRequestToken. Only Secrets Manager invokes this function."
+    )
+
+
+class NotTheWebhookSecret(RotationError):
+    """The function is asked to rotate another secret."""
+
+    code = "not_the_webhook_secret"
+    message = (
+        "This function rotates the webhook secret alone, which the stack output WebhookSecretArn "
+        "names. Operator: take it away from the rotation of the other secret."
+    )
+
+
+class UnknownRotation(RotationError):
+    """The token names no version of the secret that is staged for rotation."""
+
+    code = "unknown_rotation"
+    message = (
+        "No version of the webhook secret is staged for rotation under this token. Operator: start "
+        "a rotation with `aws secretsmanager rotate-secret`."
+    )
+
+
+class WebhookNotRegistered(RotationError):
+    """Cobalt does not deliver to this relay, so there is nothing to rotate."""
+
+    code = "webhook_not_registered"
+    message = (
+        "Cobalt does not know this relay's webhook URL. Nothing was rotated. Operator: register "
+        "the URL that the stack output WebhookUrl names with Cobalt, exactly as it stands there."
+    )
+
+
+class RotationHeldUp(RotationError):
+    """Cobalt refused or failed; the log line `rotation_failed` says how."""
+
+    code = "rotation_held_up"
+    message = (
+        "Cobalt refused or did not answer. Operator: let the rotation run again when Cobalt does; "
+        "it goes on where it stopped and never rotates twice. Leave the label AWSPENDING alone."
+    )
+
+
+class PendingSecretMissing(RotationError):
+    """The version under the token has no value: createSecret has not succeeded."""
+
+    code = "pending_secret_missing"
+    message = "The new webhook secret is not there yet. Operator: let the rotation run again."
+
+
+class PendingSecretOutdated(RotationError):
+    """Cobalt signs with yet another key: somebody has rotated it in the meantime."""
+
+    code = "pending_secret_outdated"
+    message = (
+        "Cobalt uses another webhook secret than the pending one: it was rotated elsewhere in the "
+        "meantime. Operator: take the label AWSPENDING off its version (`aws secretsmanager "
+        "update-secret-version-stage --version-stage AWSPENDING --remove-from-version-id ...`) and "
+        "start the rotation again; it takes over the secret that Cobalt uses."
+    )
+
+
+class PendingSecretUnproven(RotationError):
+    """The relay's front door does not do with the pending key what it must.
+
+    Either it refused a delivery signed with it, or it took one that is signed with no key at all.
+    """
+
+    code = "pending_secret_unproven"
+    message = (
+        "The relay did not take a delivery that is signed with the new secret, or did not refuse a "
+        "forged one. Both secrets stay in use. Operator: see what ReceiveWebhook logs and whether "
+        "the webhook URL answers, then let the rotation run again."
+    )
+
+
 class OutOfTime(RelayError):
     """Work that was left because the run had to end."""
 
     code = "out_of_time"
     message = "The run had to end before this was begun."
+
+
+class UnexpectedFailure(RelayError):
+    """Stands for an exception that nobody foresaw, whose own text could quote a patient."""
+
+    code = "unexpected_failure"
+    message = "The run failed unexpectedly. Its log has the type and the place of the error."

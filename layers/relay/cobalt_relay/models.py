@@ -1,19 +1,15 @@
 """The domain: what is fetched, for whom, and what became of it. No AWS and no HTTP in here."""
 
 import hashlib
+import hmac
 import json
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Annotated, Any, Literal, NamedTuple, Self
 
-from pydantic import (
-    BaseModel,
-    ConfigDict,
-    Field,
-    PlainSerializer,
-)
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
 from cobalt_relay.errors import (
     EndNotAfterStart,
@@ -36,6 +32,8 @@ MAX_WINDOW_DAYS = 7
 MAX_PROVIDER_WINDOW_DAYS = 5
 MAX_PROVIDERS = 10
 MAX_MRN_LENGTH = 128
+MAX_NUMBER = 2**53 - 1
+"""Of an id that is a JSON number: every parser reads those up to here alike (RFC 8259, 6)."""
 
 
 def iso(moment: datetime) -> str:
@@ -186,8 +184,9 @@ def _mrn(body: Mapping[str, Any]) -> str:
 
 def _providers(body: Mapping[str, Any]) -> tuple[Window, tuple[str | int, ...]]:
     ids, start, end = _required(body, "provider_ids", "start_date", "end_date")
-    if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_PROVIDERS or not all(map(_is_id, ids)):
+    if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_PROVIDERS:
         raise InvalidProviderIds
+    provider_ids = tuple(map(_provider_id, ids))
     window = Window.parse(start, end)
     if window.days_between < 0:
         raise EndNotAfterStart
@@ -195,39 +194,85 @@ def _providers(body: Mapping[str, Any]) -> tuple[Window, tuple[str | int, ...]]:
         raise SeveralProvidersSeveralDays
     if window.days_between > MAX_PROVIDER_WINDOW_DAYS:
         raise WindowTooLong(MAX_PROVIDER_WINDOW_DAYS)
-    return window, tuple(ids)
+    return window, provider_ids
 
 
-def _is_id(value: object) -> bool:
-    if isinstance(value, str):
-        return value != "" and value.isprintable() and len(value) <= MAX_MRN_LENGTH
-    return isinstance(value, int) and not isinstance(value, bool)
+def _provider_id(value: object) -> str | int:
+    """Read an id; 7.0 is 7 in JSON, and some languages write it so."""
+    if isinstance(value, str) and 1 <= len(value) <= MAX_MRN_LENGTH and value.isprintable():
+        return value
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise InvalidProviderIds
+    if not 0 <= value <= MAX_NUMBER or value != int(value):
+        raise InvalidProviderIds
+    return int(value)
 
 
 # -------------------------------------------------------------------------------- what Cobalt sends
 
 
 LIVE_FETCH_COMPLETED = "appointment.live_fetch_completed"
+PROBE = "relay.probe"
+"""The type of a delivery that is ours: a rotation proves with it that a key is taken as genuine."""
 MAX_ID_LENGTH = 256
 """Characters of an id or a type; longer ones than any documented are none."""
+
+_OPAQUE = re.compile(r"[\x21-\x7e]+", re.ASCII)
 
 
 def first_id(fields: Mapping[str, Any], *names: str) -> str | None:
     """Give the first usable id among fields that mean the same in different editions.
 
-    Ids may be JSON strings or numbers (docs: Webhooks). What cannot be one is as good as absent.
+    Ids may be JSON strings or numbers (docs: Webhooks). They are opaque, and kept in keys, rows,
+    events and logs: so one is a word of visible ASCII. Anything else, a sentence or a name with its
+    blanks for one, is as good as absent.
     """
+    texts = _texts(fields, names)
+    return next((t for t in texts if _OPAQUE.fullmatch(t) and len(t) <= MAX_ID_LENGTH), None)
+
+
+def first_label(fields: Mapping[str, Any], *names: str) -> str | None:
+    """Give the first usable label of a connection: any one printable line.
+
+    It is the words of the relay's own operator (docs: Settings), not of a clinic.
+    """
+    texts = _texts(fields, names)
+    return next((t for t in texts if t.isprintable() and 1 <= len(t) <= MAX_ID_LENGTH), None)
+
+
+def _texts(fields: Mapping[str, Any], names: Iterable[str]) -> Iterator[str]:
     for name in names:
         value = fields.get(name)
-        text = str(value) if isinstance(value, int) and not isinstance(value, bool) else value
-        if isinstance(text, str) and text.isprintable() and 1 <= len(text) <= MAX_ID_LENGTH:
-            return text
-    return None
+        if isinstance(value, str | int) and not isinstance(value, bool):
+            yield str(value)
 
 
 def job_id_of(answer: Mapping[str, Any]) -> str | None:
     """Give the job of Cobalt's 202 or webhook, in either edition."""
     return first_id(answer, "job_execution_id", "job_id")
+
+
+_ISO_MOMENT = re.compile(
+    r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:?\d{2})", re.ASCII
+)
+_FIRST_UNIX_MILLISECONDS = 10**11
+"""From here on a Unix time is one of milliseconds: as seconds it would be in the year 5138."""
+
+
+def moment_of(value: object) -> datetime | None:
+    """Read a moment: ISO 8601 with a zone, or Unix seconds or milliseconds as a number.
+
+    None for anything else; text without a zone could mean any of 26 hours.
+    """
+    try:
+        if isinstance(value, str) and _ISO_MOMENT.fullmatch(value):
+            return datetime.fromisoformat(value)
+        if isinstance(value, int | float) and not isinstance(value, bool):
+            is_milliseconds = abs(value) >= _FIRST_UNIX_MILLISECONDS
+            return datetime.fromtimestamp(value / 1000 if is_milliseconds else value, UTC)
+    except (ValueError, OverflowError, OSError):
+        pass
+    return None
 
 
 class CobaltEvent(_Frozen):
@@ -237,6 +282,8 @@ class CobaltEvent(_Frozen):
     type: str
     access_token_reference_id: str | None
     job_execution_id: str | None
+    created_at: datetime | None
+    """When Cobalt made it, by its own word; None where it does not say so in a readable form."""
     data: Any = Field(repr=False)
 
     @classmethod
@@ -249,8 +296,9 @@ class CobaltEvent(_Frozen):
         return cls(
             id=event_id,
             type=event_type,
-            access_token_reference_id=first_id(fields, "access_token_reference_id", "user_id"),
+            access_token_reference_id=first_label(fields, "access_token_reference_id", "user_id"),
             job_execution_id=job_id_of(fields),
+            created_at=moment_of(fields.get("timestamp")) or moment_of(fields.get("created")),
             data=fields.get("data"),
         )
 
@@ -258,6 +306,47 @@ class CobaltEvent(_Frozen):
     def is_live_fetch_result(self) -> bool:
         """Whether it ends a job of `POST /v1/appointments/fetch`."""
         return self.type == LIVE_FETCH_COMPLETED and self.job_execution_id is not None
+
+
+class UnsignedHeaders(NamedTuple):
+    """What headers say of a delivery: every value of them. Not signed, so never relied on."""
+
+    ids: tuple[str, ...] = ()
+    timestamps: tuple[str, ...] = ()
+
+    def contradict(self, event: CobaltEvent) -> bool:
+        """Whether they say something else than the signed body; a time is compared to the second.
+
+        What the body does not say cannot be contradicted.
+        """
+        if any(value.strip() != event.id for value in self.ids):
+            return True
+        return event.created_at is not None and any(
+            _whole_seconds(_moment_of_header(value)) != _whole_seconds(event.created_at)
+            for value in self.timestamps
+        )
+
+
+_UNIX_TIME = re.compile(r"\d{1,13}", re.ASCII)
+
+
+def _moment_of_header(value: str) -> datetime | None:
+    text = value.strip()
+    return moment_of(int(text) if _UNIX_TIME.fullmatch(text) else text)
+
+
+def _whole_seconds(moment: datetime | None) -> float | None:
+    return moment.timestamp() // 1 if moment else None
+
+
+class WebhookRegistration(_Frozen):
+    """What Cobalt says of its webhooks: the key that it signs with, and where it delivers.
+
+    `ids` has the id of each registered URL; None in an edition that does not name any.
+    """
+
+    secret: str | None = Field(repr=False)
+    ids: Mapping[str, str | None]
 
 
 class ListedEvent(NamedTuple):
@@ -279,6 +368,11 @@ class FetchResult(_Frozen):
     declared_count: int | None
     window: Window | None
     error_code: str | None
+
+    @property
+    def state(self) -> "Literal[JobState.COMPLETED, JobState.FAILED]":
+        """The state to which it brings its job."""
+        return JobState.COMPLETED if self.succeeded else JobState.FAILED
 
     @classmethod
     def from_data(cls, data: object) -> Self:
@@ -344,10 +438,48 @@ class ClientCredentials(_FromCobalt):
     client_id: str = Field(pattern=_HEADER_TEXT)
     client_secret: str = Field(pattern=_HEADER_TEXT, repr=False)
 
+    def fit(self, client_id: str, client_secret: str) -> bool:
+        """Compare in constant time and both parts always; as bytes, for that takes only ASCII."""
+        pairs = ((client_id, self.client_id), (client_secret, self.client_secret))
+        fits = [
+            hmac.compare_digest(theirs.encode(errors="surrogatepass"), own.encode())
+            for theirs, own in pairs
+        ]
+        return all(fits)
+
+
+class WebhookKey(NamedTuple):
+    """A key that Cobalt may sign with; `name` is what a metric calls it."""
+
+    name: Literal["Current", "Pending", "Previous"]
+    secret: bytes
+
+    def __repr__(self) -> str:
+        return f"WebhookKey({self.name})"
+
+
+class LiveKeys(NamedTuple):
+    """Every key that Cobalt may sign with at this moment.
+
+    While a rotation is on, Cobalt may use a key that the relay has not got yet.
+    """
+
+    keys: tuple[WebhookKey, ...]
+    rotating: bool = False
+
+
+class RotationState(Enum):
+    """How far the rotation under a token is."""
+
+    UNKNOWN = "no version is staged under it"
+    STAGED = "its version is AWSPENDING, with or without a value"
+    FINISHED = "its version is AWSCURRENT"
+
 
 def connection_id_of(access_token: str) -> str:
     """Name the connection of a token: stable, derivable without a look-up, not reversible."""
-    return "conn_" + hashlib.sha256(access_token.encode()).hexdigest()[:32]
+    token = access_token.encode(errors="surrogatepass")
+    return "conn_" + hashlib.sha256(token).hexdigest()[:32]
 
 
 class RequestState(StrEnum):
@@ -468,6 +600,45 @@ class Job(_Frozen):
         if self.accepted_at is None:
             return None
         return max(0.0, round((moment - self.accepted_at).total_seconds(), 3))
+
+
+class JobReport(_Frozen):
+    """A job as its caller sees it; None for what is not known (yet)."""
+
+    job_execution_id: str
+    status: JobState
+    window: Window | None
+    trigger: Trigger | None
+    requested_at: Instant | None
+    accepted_at: Instant | None
+    completed_at: Instant | None
+    expired_at: Instant | None
+    deadline: Instant | None
+    attempts: int | None
+    """How often the relay itself has asked for the result; None once it is there."""
+    delivered_via: Channel | None
+    appointment_count: int | None
+    error_code: str | None
+
+    @classmethod
+    def of(cls, job: Job, requested_at: datetime | None) -> Self:
+        """Put together what the rows hold."""
+        end = job.completion
+        return cls(
+            job_execution_id=job.job_execution_id,
+            status=job.state,
+            window=job.window,
+            trigger=job.trigger,
+            requested_at=requested_at,
+            accepted_at=job.accepted_at,
+            completed_at=end.completed_at if end else None,
+            expired_at=job.expired_at,
+            deadline=job.deadline,
+            attempts=None if end else job.looks,
+            delivered_via=end.delivered_via if end else None,
+            appointment_count=end.appointment_count if end and not end.error_code else None,
+            error_code=end.error_code if end else None,
+        )
 
 
 class RequestRecord(Request):

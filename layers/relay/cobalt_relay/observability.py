@@ -15,15 +15,17 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cobalt_relay.errors import RelayError, UnexpectedFailure
+
 # Escaped to ASCII, so that no separator of another alphabet breaks a line in two.
 _serialize = partial(json.dumps, separators=(",", ":"), default=str)
 logger = Logger(service="cobalt-relay", utc=True, json_serializer=_serialize)
 metrics = Metrics(namespace="CobaltRelay", service="cobalt-relay")
 
 # Lambda sets the level of the root logger. At DEBUG these would log requests and answers whole,
-# secrets and tokens among them.
+# secrets and tokens among them; urllib3 warns with the malformed headers of an answer.
 for _talkative in ("boto3", "botocore", "requests", "urllib3"):
-    logging.getLogger(_talkative).setLevel(logging.WARNING)
+    logging.getLogger(_talkative).setLevel(logging.ERROR)
 
 type Handler = Callable[[dict[str, Any], LambdaContext], Any]
 
@@ -46,7 +48,11 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def observed(handler: Handler) -> Handler:
-    """Give every log line the ids of the invocation, and send its metrics when it ends."""
+    """Give every log line the ids of the invocation, and send its metrics when it ends.
+
+    What nobody foresaw leaves as `UnexpectedFailure`: Lambda writes the text of an exception into
+    its log, into the answer and into the failure queue.
+    """
 
     # Never the event, whatever the environment says: it holds credentials.
     @logger.inject_lambda_context(clear_state=True, log_event=False)
@@ -54,6 +60,12 @@ def observed(handler: Handler) -> Handler:
     def invoke(event: dict[str, Any], context: LambdaContext) -> Any:  # noqa: ANN401 - Lambda's
         try:
             return handler(event, context)
+        except RelayError:
+            raise
+        except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here
+            count("UnexpectedError")
+            logger.error("unexpected_error", extra=failure(error))  # noqa: TRY400 - not its text
+            raise UnexpectedFailure from None
         finally:
             if metrics.metric_set:
                 metrics.flush_metrics()

@@ -26,6 +26,7 @@ class Settings(BaseModel):
     bucket_name: str = Field(alias="BUCKET_NAME", min_length=1)
     event_bus_name: str = Field(alias="EVENT_BUS_NAME", min_length=1)
     token_path: str = Field(alias="TOKEN_PATH", pattern=r"^/.+[^/]$")
+    token_key_arn: str = Field(alias="TOKEN_KEY_ARN", min_length=1)
     job_deadline_minutes: int = Field(alias="JOB_DEADLINE_MINUTES", gt=0)
     single_flight_seconds: int = Field(alias="SINGLE_FLIGHT_SECONDS", ge=0)
     result_retention_days: int = Field(alias="RESULT_RETENTION_DAYS", gt=0)
@@ -56,3 +57,12 @@ class Settings(BaseModel):
         except ValidationError as error:
             names = sorted({str(detail["loc"][0]) for detail in error.errors(include_input=False)})
             raise EnvironmentIncomplete(names) from None
+
+
+class RotationSettings(Settings):
+    """What the function has besides that rotates the webhook secret.
+
+    The others do not get the URL: API Gateway's, for one, which would have to name itself.
+    """
+
+    webhook_url: str = Field(alias="WEBHOOK_URL", pattern=r"^https?://[^/]+/.+$")

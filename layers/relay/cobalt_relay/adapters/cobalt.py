@@ -17,6 +17,7 @@ from functools import partial
 from http.cookiejar import DefaultCookiePolicy
 from threading import Thread
 from typing import IO, Any
+from urllib.parse import quote
 
 import requests
 from requests.adapters import HTTPAdapter
@@ -41,7 +42,9 @@ from cobalt_relay.models import (
     ClientCredentials,
     FetchRequest,
     ListedEvent,
+    WebhookRegistration,
     first_id,
+    first_label,
     job_id_of,
 )
 
@@ -69,6 +72,7 @@ _REFUSALS: dict[int, type[UpstreamRefusal]] = {
     403: AccessForbidden,
     429: RateLimited,
 }
+_SECRET = re.compile(r"[\x21-\x7e]{1,1024}", re.ASCII)
 _ERROR = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
 _RETRY_AFTER = re.compile(
     r"\d{1,6}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII
@@ -155,17 +159,59 @@ class Cobalt:
     def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
         """Give the label of a token, which its events carry (docs: `GET /v1/settings`)."""
         headers = _headers(credentials) | {"access_token": access_token}
+        status, answer = self._ask("GET", "/v1/settings", headers, none_where=(404,))
+        data = answer.get("data") if status != 404 else None
+        return first_label(data, "access_token_reference_id") if isinstance(data, dict) else None
+
+    def webhook(self, credentials: ClientCredentials) -> WebhookRegistration:
+        """Ask what Cobalt signs with, and where it delivers (docs: Webhooks, management).
+
+        Raises as the fetch does.
+        """
+        _, answer = self._ask("GET", "/v1/webhook", _headers(credentials))
+        first, listed = answer.get("webhook_url"), answer.get("webhook_urls")
+        if answer.get("success") is False or (first is None and not isinstance(listed, list)):
+            raise UpstreamMalformed
+        ids: dict[str, str | None] = {first: None} if isinstance(first, str) else {}
+        for each in listed or ():
+            if isinstance(each, dict) and isinstance(each.get("url"), str):
+                ids[each["url"]] = first_id(each, "id")
+        return WebhookRegistration(secret=_secret(answer.get("webhook_secret_key")), ids=ids)
+
+    def rotate_webhook_secret(
+        self, credentials: ClientCredentials, registration_id: str | None
+    ) -> str:
+        """Make Cobalt sign with a new key, and give that (docs: Webhooks, management).
+
+        The reference has it for one URL, the guide for all of them: Cobalt has one key per client.
+        Sent once. Raises as the fetch does; should the answer get lost, `webhook` knows the key.
+        """
+        headers = _headers(credentials)
+        status, answer = 404, dict[str, Any]()
+        if registration_id is not None:
+            path = f"/v1/webhook/{quote(registration_id, safe='')}/rotate-secret"
+            status, answer = self._ask("POST", path, headers, none_where=(404, 405))
+        if status in {404, 405}:
+            _, answer = self._ask("POST", "/v1/webhook/rotate-secret", headers)
+        one = answer.get("webhook")
+        secret = _secret(one.get("secret") if isinstance(one, dict) else None)
+        secret = secret or _secret(answer.get("webhook_secret_key"))
+        if secret is None:
+            raise UpstreamMalformed
+        return secret
+
+    def _ask(
+        self, method: str, path: str, headers: dict[str, str], none_where: tuple[int, ...] = ()
+    ) -> tuple[int, dict[str, Any]]:
+        """Ask once, without a body; give a success, or what `none_where` names as no failure."""
         seconds = self._connect_seconds + self._answer_seconds
         status, retry_after, body = self._in_time(
-            partial(self._send, "GET", "/v1/settings", headers), seconds
+            partial(self._send, method, path, headers), seconds
         )
         answer = _json_object(body)
-        if status == 404:
-            return None
-        if not 200 <= status < 300:
-            raise _failure(status, _retry_after(retry_after), answer)
-        data = answer.get("data")
-        return first_id(data, "access_token_reference_id") if isinstance(data, dict) else None
+        if 200 <= status < 300 or status in none_where:
+            return status, answer
+        raise _failure(status, _retry_after(retry_after), answer)
 
     def _fetch_once(
         self,
@@ -363,6 +409,11 @@ def _job_id(answer: dict[str, Any]) -> str:
     if job_execution_id is None or answer.get("success") is False:
         raise UpstreamMalformed
     return job_execution_id
+
+
+def _secret(value: object) -> str | None:
+    """Read a webhook key: ASCII without a blank, as any that was ever seen."""
+    return value if isinstance(value, str) and _SECRET.fullmatch(value) else None
 
 
 def _failure(

@@ -8,13 +8,16 @@ kept before Cobalt is asked for the first time, for should the answer get lost, 
 tell later whose fetch it was; it is forgotten where Cobalt refuses it.
 """
 
+import time
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from datetime import datetime
+from functools import partial
 from typing import TYPE_CHECKING
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
+from cobalt_relay.adapters.secrets import Remembered
 from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
 from cobalt_relay.errors import TokensFault, UnknownConnection
 from cobalt_relay.models import iso
@@ -23,29 +26,42 @@ if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
 
 REGISTRY_SHARDS = 8
+MOST_TOKENS = 1_000
+"""That a function remembers."""
 _INDEX = "connections"
 
 
 class Connections:
     """The connections that registered themselves. Raises `TableFault` and `TokensFault`."""
 
-    def __init__(self, table: Table, ssm: "SSMClient", token_path: str) -> None:
+    def __init__(
+        self,
+        table: Table,
+        ssm: "SSMClient",
+        token_path: str,
+        key_arn: str,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._table = table
         self._ssm = ssm
         self._token_path = token_path
+        self._key_arn = key_arn
+        self._clock = clock
+        self._tokens: dict[str, Remembered[str]] = {}
 
     def is_registered(self, connection_id: str) -> bool:
         """Whether the connection has its row, and with it its token."""
         return self._table.get(_key(connection_id)) != [None]
 
     def keep_token(self, connection_id: str, access_token: str) -> bool:
-        """Keep the token; False where it is kept already."""
+        """Keep the token, under the stack's own key; False where it is kept already."""
         try:
             self._ssm.put_parameter(
                 Name=self._parameter(connection_id),
                 Description="Cobalt access token of a connection",
                 Value=access_token,
                 Type="SecureString",
+                KeyId=self._key_arn,
             )
         except AWS_FAULTS as error:
             if error_code(error) != "ParameterAlreadyExists":
@@ -55,6 +71,7 @@ class Connections:
 
     def forget_token(self, connection_id: str) -> None:
         """Forget the token; harmless where there is none."""
+        self._tokens.pop(connection_id, None)
         try:
             self._ssm.delete_parameter(Name=self._parameter(connection_id))
         except AWS_FAULTS as error:
@@ -78,8 +95,21 @@ class Connections:
             for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
                 yield item["connection_id"]
 
-    def token(self, connection_id: str) -> str:
-        """Give the kept token; `UnknownConnection` where there is none."""
+    def token(self, connection_id: str, *, refresh: bool = False) -> str:
+        """Give the kept token; `UnknownConnection` where there is none.
+
+        It is remembered for minutes; `refresh` it where Cobalt refused it.
+        """
+        remembered = self._tokens.pop(connection_id, None) or Remembered(
+            partial(self._read_token, connection_id), self._clock
+        )
+        token = remembered.get(refresh=refresh)
+        self._tokens[connection_id] = remembered  # the last one is the last to be dropped
+        if len(self._tokens) > MOST_TOKENS:
+            del self._tokens[next(iter(self._tokens))]
+        return token
+
+    def _read_token(self, connection_id: str) -> str:
         try:
             answer = self._ssm.get_parameter(
                 Name=self._parameter(connection_id), WithDecryption=True

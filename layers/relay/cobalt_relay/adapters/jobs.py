@@ -229,6 +229,21 @@ class Jobs:
             return condition.failed[0] and self._try(accepted)
         return True
 
+    # -------------------------------------------------------------------------------------- reading
+
+    def job(self, job_execution_id: str, now: datetime) -> Job | None:
+        """Read a job; None where there is none, or where its time is over.
+
+        DynamoDB removes what has expired within days, not at once.
+        """
+        (item,) = self._table.get(_job_key(job_execution_id))
+        return _job(item) if item and item["expires_at"] > now.timestamp() else None
+
+    def requested_at(self, request_id: str) -> datetime | None:
+        """Tell when a request came; None where its row is gone."""
+        (item,) = self._table.get(_request_key(request_id))
+        return _request(item).requested_at if item else None
+
     # ----------------------------------------------------------------------------------- deliveries
 
     def look_up(self, event_id: str, job_execution_id: str | None) -> Known:

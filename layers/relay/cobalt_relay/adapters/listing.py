@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple
 
 from cobalt_relay.errors import UpstreamMalformed
-from cobalt_relay.models import CobaltEvent, ListedEvent
+from cobalt_relay.models import CobaltEvent, ListedEvent, moment_of
 
 MAX_FIELD_BYTES = 65_536
 """A field that is longer is none that the relay reads."""
@@ -125,8 +125,9 @@ def _outline(text: mmap.mmap, start: int, end: int) -> Any:  # noqa: ANN401 - an
 
 
 def _moment(value: object) -> datetime | None:
+    """Read a moment as of a webhook; here text may also lack its zone, and is UTC then."""
     if not isinstance(value, str):
-        return None
+        return moment_of(value)
     try:
         moment = datetime.fromisoformat(value)
     except ValueError:

@@ -10,7 +10,6 @@ session. So the relay sees to it that one question is put once:
 """
 
 import hashlib
-import hmac
 import re
 import time
 from collections.abc import Callable
@@ -49,6 +48,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
+from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.ports import (
     ConnectionRegistry,
     CredentialStore,
@@ -113,9 +113,9 @@ class FetchAppointments:
         leaves.
         """
         presented = (client_id, client_secret)
-        if not _equal(presented, self._secrets.credentials()) and not _equal(
-            presented, self._secrets.credentials(refresh=True)
-        ):
+        if not self._secrets.credentials().fit(*presented) and not self._secrets.credentials(
+            refresh=True
+        ).fit(*presented):
             count("ClientCredentialsRefused")
             raise WrongClientCredentials
         if not _HEADER_VALUE.fullmatch(access_token):
@@ -150,32 +150,33 @@ class FetchAppointments:
             fingerprint=fetch.fingerprint(access_token),
             requested_at=self._now(),
         )
-        started = self._enter(request, idempotency_key)
+        flight = self._flight(request)
+        hold = flight
+        if idempotency_key is not None:
+            hold = _hold_of_key(request, access_token, idempotency_key)
+        started = self._enter(request, hold)
         if started:
             return started
         token = self._keep_token(request.connection_id, access_token)
         try:
-            job_execution_id = self._cobalt.fetch_appointments(credentials, access_token, fetch)
+            job_execution_id = self._ask(request, credentials, access_token, fetch)
         except (UpstreamRefusal, UpstreamFault) as error:
             self._close(request, error)
             if token is _Token.NEW and isinstance(error, AccessTokenRefused | AccessForbidden):
-                with suppress(RelayError):
-                    self._connections.forget_token(request.connection_id)
+                self._forget_token(request.connection_id, access_token)
             raise
         # Without a key it is held already.
-        flight = self._flight(request) if idempotency_key is not None else None
-        self._accepted(request, job_execution_id, flight)
+        self._accepted(request, job_execution_id, None if hold is flight else flight)
         if token in {_Token.NEW, _Token.KEPT}:
             self._register(request.connection_id)
+        if token is _Token.KEPT:  # by a call that may have forgotten it meanwhile
+            self._keep_token_again(request.connection_id, access_token)
         return Started(job_execution_id, joined=False)
 
     # ---------------------------------------------------------------- one question, put only once
 
-    def _enter(self, request: Request, idempotency_key: str | None) -> Started | None:
+    def _enter(self, request: Request, hold: Hold | None) -> Started | None:
         """Record the request, unless an equal one gives the answer; None where it is recorded."""
-        hold = self._flight(request)
-        if idempotency_key is not None:
-            hold = _hold_of_key(request, idempotency_key)
         pauses = iter(PAUSES)
         pause = 0.0
         while not self._jobs.record_request(request, hold):
@@ -248,6 +249,27 @@ class FetchAppointments:
             return False
         return self._now() - asked.requested_at < LEASE
 
+    def _ask(
+        self,
+        request: Request,
+        credentials: ClientCredentials,
+        access_token: str,
+        fetch: FetchRequest,
+    ) -> str:
+        """Ask Cobalt; a 401 may mean that the operator has replaced the credentials.
+
+        Then once more with the new ones, where there is the time for it.
+        """
+
+        def recall(*, refresh: bool = False) -> ClientCredentials:
+            waited = (self._now() - request.requested_at).total_seconds()
+            may_refresh = refresh and waited <= TAKE_OVER_SECONDS
+            return self._secrets.credentials(refresh=True) if may_refresh else credentials
+
+        return anew_where_refused(
+            recall, lambda each: self._cobalt.fetch_appointments(each, access_token, fetch)
+        )
+
     # ------------------------------------------------------------------------------ what came of it
 
     def _close(self, request: Request, error: UpstreamRefusal | UpstreamFault) -> None:
@@ -314,6 +336,25 @@ class FetchAppointments:
             return _Token.NOT_KEPT
         return _Token.NEW if is_new else _Token.KEPT
 
+    def _forget_token(self, connection_id: str, access_token: str) -> None:
+        """Forget a token that Cobalt refused.
+
+        Another call may have been accepted with it and registered the connection, which looks the
+        token up no more: so this looks after forgetting, and that one keeps it after registering.
+        """
+        with suppress(RelayError):
+            self._connections.forget_token(connection_id)
+            if self._connections.is_registered(connection_id):
+                self._keep_token_again(connection_id, access_token)
+
+    def _keep_token_again(self, connection_id: str, access_token: str) -> None:
+        """Keep the token of a connection that is registered; harmless where it is kept."""
+        try:
+            self._connections.keep_token(connection_id, access_token)
+        except RelayError as fault:
+            ids = {"connection_id": connection_id, "error_code": fault.code}
+            logger.error("token_not_kept", extra=ids)
+
     def _register(self, connection_id: str) -> None:
         """Record a connection whose token is kept; should that fail, its next fetch does it."""
         ids = {"connection_id": connection_id}
@@ -326,19 +367,12 @@ class FetchAppointments:
         logger.info("connection_registered", extra=ids)
 
 
-def _equal(presented: tuple[str, str], ours: ClientCredentials) -> bool:
-    """Compare in constant time and both parts always; as bytes, for it takes no text but ASCII."""
-    expected = (ours.client_id, ours.client_secret)
-    fits = [
-        hmac.compare_digest(theirs.encode(errors="surrogatepass"), own.encode())
-        for theirs, own in zip(presented, expected, strict=True)
-    ]
-    return all(fits)
+def _hold_of_key(request: Request, access_token: str, idempotency_key: str) -> Hold:
+    """Name a key without telling it: a caller may have put anything into it.
 
-
-def _hold_of_key(request: Request, idempotency_key: str) -> Hold:
-    """Name a key without telling it: a caller may have put anything into it."""
-    text = f"{request.connection_id}\n{idempotency_key}"
+    An MRN, for one, which could be found out by trying them all: hence the token.
+    """
+    text = f"{access_token}\n{idempotency_key}"
     name = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
     return Hold("IDEMPOTENCY", name, request.requested_at + KEY_LIFE)
 

@@ -1,6 +1,7 @@
 """Start the live fetches of a schedule: one per connection, none of them in the way of another."""
 
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import datetime
 from typing import Annotated, Literal, Self
 from uuid import uuid4
@@ -8,6 +9,8 @@ from uuid import uuid4
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 
 from cobalt_relay.errors import (
+    AccessForbidden,
+    AccessTokenRefused,
     InvalidScheduleInput,
     OutOfTime,
     RelayError,
@@ -87,6 +90,9 @@ class PlanFetches:
                 ).job_execution_id
             except (UpstreamRefusal, UpstreamFault) as error:
                 failed[connection_id] = error.reason  # on record, and announced from there
+                if isinstance(error, AccessTokenRefused | AccessForbidden):
+                    with suppress(RelayError):  # the next run is not to use a token that is gone
+                        self._connections.token(connection_id, refresh=True)
             except RelayError as error:
                 failed[connection_id] = error.code
                 self._tell_failed(connection_id, request_id, window, error.code)

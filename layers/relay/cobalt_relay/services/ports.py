@@ -19,12 +19,15 @@ from cobalt_relay.models import (
     Known,
     Landing,
     ListedEvent,
+    LiveKeys,
     Request,
     RequestRecord,
     RequestState,
     ResultLocation,
+    RotationState,
     Started,
     Trigger,
+    WebhookRegistration,
 )
 
 
@@ -63,6 +66,13 @@ class RequestStore(Protocol):
     def close_request(
         self, request: Request, state: RequestState, error: RelayError, now: datetime
     ) -> None: ...
+
+
+class JobReader(Protocol):
+    """Where a job is read for its caller."""
+
+    def job(self, job_execution_id: str, now: datetime) -> Job | None: ...
+    def requested_at(self, request_id: str) -> datetime | None: ...
 
 
 class ConnectionRegistry(Protocol):
@@ -123,7 +133,37 @@ class EventBus(Protocol):
 class WebhookKeys(Protocol):
     """Where the keys come from that Cobalt may sign with."""
 
-    def webhook_keys(self, *, refresh: bool = False) -> tuple[bytes, ...]: ...
+    def webhook_keys(self, *, refresh: bool = False) -> LiveKeys: ...
+
+
+class ManageWebhook(Protocol):
+    """The upstream, as far as its webhooks go."""
+
+    def webhook(self, credentials: ClientCredentials) -> WebhookRegistration: ...
+    def rotate_webhook_secret(
+        self, credentials: ClientCredentials, registration_id: str | None
+    ) -> str: ...
+
+
+class RotatedVersions(Protocol):
+    """The versions of the webhook secret."""
+
+    arn: str
+
+    def state(self, token: str) -> RotationState: ...
+    def current_key(self) -> str: ...
+    def pending_key(self, token: str) -> str | None: ...
+    def mark(self, token: str, now: datetime) -> None: ...
+    def put_pending(self, token: str, key: str, now: datetime) -> None: ...
+    def settle(self, token: str) -> None: ...
+    def make_current(self, token: str) -> None: ...
+    def unmark(self) -> None: ...
+
+
+class Door(Protocol):
+    """Where the relay's own webhook is reached from outside."""
+
+    def deliver(self, body: bytes, signature: str) -> int: ...
 
 
 class StartFetch(Protocol):
@@ -139,11 +179,11 @@ class ConnectionTokens(Protocol):
     """The registered connections and their tokens."""
 
     def ids(self) -> Iterator[str]: ...
-    def token(self, connection_id: str) -> str: ...
+    def token(self, connection_id: str, *, refresh: bool = False) -> str: ...
 
 
 class KnownConnections(Protocol):
     """The tokens of connections, and the register of those that Cobalt has accepted."""
 
-    def token(self, connection_id: str) -> str: ...
+    def token(self, connection_id: str, *, refresh: bool = False) -> str: ...
     def register(self, connection_id: str, now: datetime) -> None: ...

@@ -14,12 +14,15 @@ stands in nobody's way.
 import hashlib
 import random
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
+from functools import partial
 from itertools import chain, zip_longest
 
 from cobalt_relay.errors import (
+    AccessForbidden,
+    AccessTokenRefused,
     RateLimited,
     RelayError,
     UnknownConnection,
@@ -31,6 +34,7 @@ from cobalt_relay.models import (
     JOB_MOVES,
     Announced,
     Channel,
+    ClientCredentials,
     Due,
     EventRecord,
     FetchResult,
@@ -43,6 +47,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, failure, logger
+from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.ports import (
     AskCobalt,
     CredentialStore,
@@ -245,11 +250,23 @@ class ReconcileJobs:
 
     def _find(self, job: Job, via: Channel) -> bool:
         """Take in the result of a job, if Cobalt has recorded one."""
-        credentials = self._secrets.credentials()
-        for listed in self._cobalt.events_of_job(credentials, job.job_execution_id):
+        listing = partial(self._cobalt.events_of_job, job_execution_id=job.job_execution_id)
+        for listed in self._listed(listing):
             self._take(listed, via)
             return True
         return False
+
+    def _listed(
+        self, listing: Callable[[ClientCredentials], Iterator[ListedEvent]]
+    ) -> Iterator[ListedEvent]:
+        """List with the credentials of now: a list begins to be read when it is asked for more."""
+
+        def begin(credentials: ClientCredentials) -> Iterator[ListedEvent]:
+            rows = listing(credentials)
+            first = next(rows, None)
+            return chain([first], rows) if first else rows
+
+        return anew_where_refused(self._secrets.credentials, begin)
 
     def _take(self, listed: ListedEvent, via: Channel) -> None:
         body = listed.body()
@@ -316,8 +333,7 @@ class ReconcileJobs:
         references = {each: self._reference(run, each) for each in connection_ids}
         has_seen = run.done["failed"] == failed_before and run.may_ask
         since = min(request.requested_at for request in taken.values()) - CLOCK_SKEW
-        credentials = self._secrets.credentials()
-        for listed in self._cobalt.live_fetches_since(credentials, since):
+        for listed in self._listed(partial(self._cobalt.live_fetches_since, since=since)):
             try:
                 self._see_whose(listed, open_ones, references)
             except RelayError as error:
@@ -409,8 +425,11 @@ class ReconcileJobs:
         if not (run.may_ask and run.has_time):
             return None
         try:
-            token = self._connections.token(connection_id)
-            return self._cobalt.reference_of(self._secrets.credentials(), token)
+            return anew_where_refused(
+                partial(self._connections.token, connection_id),
+                self._reference_of,
+                (AccessTokenRefused, AccessForbidden),
+            )
         except UnknownConnection:
             return None
         except RelayError as error:
@@ -418,6 +437,12 @@ class ReconcileJobs:
             ids = {"connection_id": connection_id, "error_code": error.code}
             logger.warning("reference_not_found", extra=ids)
             return None
+
+    def _reference_of(self, access_token: str) -> str | None:
+        return anew_where_refused(
+            self._secrets.credentials,
+            lambda credentials: self._cobalt.reference_of(credentials, access_token),
+        )
 
 
 def _is_unknown(row: object) -> bool:

@@ -9,10 +9,10 @@ import time
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import datetime
+from datetime import datetime, timedelta
 from enum import StrEnum
 
-from cobalt_relay.errors import StorageFault
+from cobalt_relay.errors import StaleDelivery, StorageFault
 from cobalt_relay.events import RelayEvent, cobalt_event_received, job_ended
 from cobalt_relay.models import (
     Announced,
@@ -31,6 +31,14 @@ from cobalt_relay.observability import count, logger, measure_seconds
 from cobalt_relay.places import appointments_place, event_place
 from cobalt_relay.services.ports import DeliveryStore, EventBus, ResultStore
 
+LATEST_DELIVERY = timedelta(hours=24)
+"""How long after it was made a webhook may come.
+
+The row of one that was taken in is kept for longer, so up to here a replay is known as a repeat.
+What is not known was never here: Cobalt was slow, and sends what is refused never again.
+"""
+CLOCK_SKEW = timedelta(minutes=5)
+"""How far Cobalt's clock may be ahead of ours."""
 AWAIT_JOB_SECONDS = (0.05, 0.1, 0.2, 0.25)
 """Pauses before looking again for a job whose 202 the webhook overtook.
 
@@ -46,6 +54,7 @@ class Verdict(StrEnum):
     RECEIVED = "received"
     REPEATED = "repeated"
     CONFLICTING = "conflicting"
+    VERIFIED = "verified"
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,12 +98,15 @@ class TakeIn:
     def take_in(self, delivery: Delivery) -> Verdict:
         """Take in one delivery, or finish what an earlier one of the same event left.
 
-        Raises `StorageFault`; doing it again does the rest.
+        Raises `StorageFault`; doing it again does the rest. Raises `StaleDelivery` for a webhook
+        that may be a replay; nothing is stored then.
         """
         event = delivery.event
         known = self._jobs.look_up(event.id, event.job_execution_id)
         if known.event:
             return self._repeat(delivery, known.event, known.job)
+        if delivery.via == "webhook":
+            _refuse_replay(delivery, known.job)
         if event.is_live_fetch_result:
             return self._land(delivery, known.job)
         return self._archive(delivery)
@@ -128,8 +140,7 @@ class TakeIn:
         """
         job = job or self._await_job(delivery)
         fetched = FetchResult.from_data(delivery.event.data)
-        state = JobState.COMPLETED if fetched.succeeded else JobState.FAILED
-        if job and not job.may_become(state):
+        if job and not job.may_become(fetched.state):
             return self._superfluous(delivery)
         place = appointments_place(
             job.connection_id if job else None,
@@ -262,6 +273,29 @@ class TakeIn:
         return _repeated(delivery)
 
 
+def _refuse_replay(delivery: Delivery, job: Job | None) -> None:
+    """Refuse a webhook that was made too long ago, or not yet, unless its job waits for just this.
+
+    Whoever got hold of a delivery can send it again, and its signature fits for as long as the key
+    lives. While its row is kept it is a repeat and changes nothing; this is for the time after.
+    """
+    event = delivery.event
+    if event.created_at is None:
+        count("SignedTimeMissing")
+        return
+    age = delivery.received_at - event.created_at
+    is_far_off = not -CLOCK_SKEW <= age <= LATEST_DELIVERY
+    is_awaited = (
+        job is not None
+        and event.is_live_fetch_result
+        and job.may_become(FetchResult.from_data(event.data).state)
+    )
+    if is_far_off and not is_awaited:
+        count("DeliveryStale")
+        logger.warning("delivery_stale", extra=delivery.ids)
+        raise StaleDelivery
+
+
 def _completion(delivery: Delivery, fetched: FetchResult, location: ResultLocation) -> Completion:
     """Tell how the delivery ends its job."""
     event = delivery.event
@@ -271,7 +305,7 @@ def _completion(delivery: Delivery, fetched: FetchResult, location: ResultLocati
         logger.warning("appointment_count_mismatch", extra=delivery.ids)
     return Completion(
         job_execution_id=event.job_execution_id,
-        state=JobState.COMPLETED if fetched.succeeded else JobState.FAILED,
+        state=fetched.state,
         cobalt_event_id=event.id,
         body_sha256=delivery.body_sha256,
         access_token_reference_id=event.access_token_reference_id,

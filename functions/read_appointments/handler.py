@@ -1,0 +1,28 @@
+"""GET /v1/appointments/fetch/{job_execution_id}: what became of a live fetch, for its caller."""
+
+from typing import Any
+
+from aws_lambda_powertools.event_handler import Response
+from aws_lambda_powertools.utilities.typing import LambdaContext
+
+from cobalt_relay import api, bootstrap
+from cobalt_relay.observability import observed
+
+app = api.resolver()
+
+
+@app.get(api.JOB_PATH)
+def read_job() -> Response[str]:
+    """Tell nobody but the connection whose job it is."""
+    event = app.current_event
+    client_id, client_secret, access_token = api.fetch_headers(event)
+    report, pause_seconds = bootstrap.read_appointments().job(
+        client_id, client_secret, access_token, api.job_id(event)
+    )
+    return api.job_found(event, report.model_dump(mode="json"), pause_seconds)
+
+
+@observed
+def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+    """Answer API Gateway."""
+    return app.resolve(event, context)
