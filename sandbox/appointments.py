@@ -59,6 +59,13 @@ class Filters:
         )
 
 
+WORDED = (
+    *("patient_name", "patient_first_name", "patient_last_name", "patient_mrn", "patient_dob"),
+    *("patient_gender", "patient_phone", "insurance_subscriber", "reason", "note", "progress_note"),
+)
+"""Fields that the control interface may set."""
+
+
 def newest(seed: int, clinic: Clinic, entry: Entry) -> Item:
     """Write an appointment with every field of the newest edition."""
     profile, booking = clinic.profile, entry.booking
@@ -111,6 +118,7 @@ def newest(seed: int, clinic: Clinic, entry: Entry) -> Item:
         "progress_note": " ".join(chance.sample(sentences, 3)) if seen else None,
         "created_at": local_text(profile, booking.created),
         "object_metadata": {"source": profile.emr_name, "synthetic": True},
+        **clinic.wording,
     }
 
 

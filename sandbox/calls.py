@@ -9,6 +9,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from enum import Enum
+from html import escape
 
 from starlette.requests import ClientDisconnect, Request
 from starlette.responses import HTMLResponse, Response
@@ -211,25 +212,27 @@ def _retry_after(fault: Fault) -> Mapping[str, str] | None:
 
 
 async def _rate_limited(_: Request, fault: Fault) -> Response:
-    return refusal(429, "Too many requests.", _retry_after(fault))
+    return refusal(429, fault.spec.message or "Too many requests.", _retry_after(fault))
 
 
-async def _server_error(_: Request, __: Fault) -> Response:
-    return refusal(500, "Internal server error.")
+async def _server_error(_: Request, fault: Fault) -> Response:
+    return refusal(500, fault.spec.message or "Internal server error.")
 
 
 async def _unavailable(_: Request, fault: Fault) -> Response:
-    return refusal(503, "Service temporarily unavailable.", _retry_after(fault))
+    message = fault.spec.message or "Service temporarily unavailable."
+    return refusal(503, message, _retry_after(fault))
 
 
 async def _html(_: Request, fault: Fault) -> Response:
     status = fault.spec.status or 500
-    page = f"<html><head><title>{status}</title></head><body><h1>{status}</h1></body></html>\n"
+    heading = escape(fault.spec.message or str(status))
+    page = f"<html><head><title>{status}</title></head><body><h1>{heading}</h1></body></html>\n"
     return HTMLResponse(page, status)
 
 
-async def _wrong_credentials(_: Request, __: Fault) -> Response:
-    return refusal(401, "Invalid client credentials.")
+async def _wrong_credentials(_: Request, fault: Fault) -> Response:
+    return refusal(401, fault.spec.message or "Invalid client credentials.")
 
 
 async def _hang_up(request: Request, _: Fault) -> None:

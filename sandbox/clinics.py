@@ -122,6 +122,8 @@ class Clinic:
     emr_instance_domain: str
     linked: bool = True
     access_token_reference_id: str | None = None
+    wording: dict[str, str] = field(default_factory=dict)
+    """What every appointment says in these fields, instead of its own."""
 
     @property
     def name(self) -> str:

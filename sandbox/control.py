@@ -12,6 +12,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from sandbox.answers import RefusalError, answer, refusal
+from sandbox.appointments import WORDED
 from sandbox.clinics import Clinic
 from sandbox.clock import iso_millis, iso_seconds
 from sandbox.events import Head
@@ -50,14 +51,21 @@ async def clinics(world: World, _: Request) -> Response:
 
 
 async def change_clinic(world: World, request: Request) -> Response:
-    """Break or repair a clinic's link: ``{"linked": false}``."""
+    """Break or repair a clinic's link (``linked``), or set what its diary says (``wording``)."""
     clinic = world.clinics.by_name(request.path_params["name"])
     if clinic is None:
         raise RefusalError(404, "No such clinic.")
-    linked = (await _body(request)).get("linked")
+    body = await _body(request)
+    if not body or body.keys() - {"linked", "wording"}:
+        raise RefusalError(400, "The body must have linked or wording, and nothing else.")
+    linked, wording = body.get("linked", clinic.linked), body.get("wording", clinic.wording)
     if not isinstance(linked, bool):
         raise RefusalError(400, "linked must be true or false.")
-    clinic.linked = linked
+    if not (isinstance(wording, dict) and all(isinstance(text, str) for text in wording.values())):
+        raise RefusalError(400, "wording must be an object of strings.")
+    if wording.keys() - set(WORDED):
+        raise RefusalError(400, f"wording may have {', '.join(WORDED)}.")
+    clinic.linked, clinic.wording = linked, wording
     return answer(_public(clinic))
 
 

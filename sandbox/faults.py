@@ -50,13 +50,19 @@ class Kind:
 
 
 KINDS: dict[str, Kind] = {
-    "rate_limited": Kind(Group.ANSWER, "429, with Retry-After if asked for", ("retry_after",)),
-    "server_error": Kind(Group.ANSWER, "500 with a JSON body", ("accepted",)),
-    "unavailable": Kind(Group.ANSWER, "503 with a JSON body", ("retry_after", "accepted")),
-    "html": Kind(Group.ANSWER, "an HTML error page, `status` (500)", ("status", "accepted")),
+    "rate_limited": Kind(
+        Group.ANSWER, "429, with Retry-After if asked for", ("retry_after", "message")
+    ),
+    "server_error": Kind(Group.ANSWER, "500 with a JSON body", ("accepted", "message")),
+    "unavailable": Kind(
+        Group.ANSWER, "503 with a JSON body", ("retry_after", "accepted", "message")
+    ),
+    "html": Kind(
+        Group.ANSWER, "an HTML error page, `status` (500)", ("status", "accepted", "message")
+    ),
     "hang_up": Kind(Group.ANSWER, "closes the connection without an answer", ("accepted",)),
     "hang": Kind(Group.ANSWER, "never answers; waits until the client goes", ("accepted",)),
-    "wrong_credentials": Kind(Group.ANSWER, "401 although the credentials are right"),
+    "wrong_credentials": Kind(Group.ANSWER, "401 although the credentials are right", ("message",)),
     "slow": Kind(Group.ACCEPTANCE, "answers after `seconds` (3)", ("seconds",)),
     "accepted_as_200": Kind(Group.ACCEPTANCE, "accepts a fetch with 200 instead of 202"),
     "no_job_id": Kind(Group.ACCEPTANCE, "accepts a fetch without naming the job"),
@@ -98,6 +104,7 @@ class FaultSpec(BaseModel):
     retry_after: Annotated[int, Field(ge=0)] | None = None
     megabytes: Annotated[float, Field(gt=0, le=64)] | None = None
     status: Annotated[int, Field(ge=400, le=599)] | None = None
+    message: str | None = None
     together: bool = False
     accepted: bool | None = None
 

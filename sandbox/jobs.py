@@ -263,7 +263,8 @@ class Robot:
         moment = self._clock.now()
         now = local_minute(profile, moment)
         if request.mrn is not None:
-            index = patient_index(request.mrn)
+            is_worded = request.mrn == clinic.wording.get("patient_mrn")
+            index = 0 if is_worded else patient_index(request.mrn)
             today = moment.astimezone(profile.zone).date()
             found = [] if index is None else of_patient(seed, profile, index, today, now)
             self._cache.refresh_days_of(clinic, found, now)
@@ -277,7 +278,12 @@ class Robot:
 
     def _failure(self, job: Job, clinic: Clinic) -> dict[str, object]:
         """Report a failure; the descriptions quote a patient, as Cobalt's may (docs: Webhooks)."""
-        person = patient(self._settings.seed, clinic.profile, 0)
+        person, worded = patient(self._settings.seed, clinic.profile, 0), clinic.wording.get
+        name, dob, mrn = (
+            worded("patient_name", person.name),
+            worded("patient_dob", person.dob),
+            worded("patient_mrn", person.mrn),
+        )
         return {
             "success": False,
             **job.request.window(),
@@ -285,7 +291,7 @@ class Robot:
             "reasons": [
                 {
                     "code": "EMR_RECORD_LOCKED",
-                    "description": f"Chart of {person.name} (DOB {person.dob}, MRN {person.mrn})"
+                    "description": f"Chart of {name} (DOB {dob}, MRN {mrn})"
                     " is locked by another user.",
                 }
             ],

@@ -176,7 +176,7 @@ def test_fetch_that_never_ran_expires_by_its_request(
     relay: Relay, sandbox: Sandbox, events: EventLog
 ) -> None:
     sandbox.add_fault("hang_up", count=1, accepted=False)
-    answer = relay.fetch({**WEEK, "end_date": "2025-01-07"})
+    answer = relay.fetch({"start_date": "2024-06-03", "end_date": "2024-06-09"})  # nobody else's
     request_id = answer.headers["x-request-id"]
 
     relay.stack.let_time_pass(f"REQUEST#{request_id}", to_the_deadline=True)

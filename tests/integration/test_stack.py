@@ -39,9 +39,10 @@ def test_every_output_has_a_value(stack: Stack) -> None:
 
 def test_functions_run_on_our_layers_and_log_to_their_own_group(stack: Stack) -> None:
     groups = {
-        group["logGroupName"]: group.get("retentionInDays")
+        group["logGroupName"]: (group.get("retentionInDays"), group.get("kmsKeyId"))
         for group in stack.aws.logs.describe_log_groups()["logGroups"]
     }
+    key = stack.outputs["KeyArn"]
     for logical_id in FUNCTIONS:
         configuration = stack.aws.functions.get_function_configuration(
             FunctionName=stack.outputs[f"{logical_id}Name"]
@@ -49,7 +50,9 @@ def test_functions_run_on_our_layers_and_log_to_their_own_group(stack: Stack) ->
 
         assert configuration["Runtime"] == "python3.13"
         assert len(configuration["Layers"]) == 2
-        assert groups[configuration["LoggingConfig"]["LogGroup"]] == 90
+        assert configuration["KMSKeyArn"] == key
+        assert groups[configuration["LoggingConfig"]["LogGroup"]] == (365, key)
+    assert groups[f"/aws/apigateway/{stack.stack_name}/access"] == (365, key)
 
 
 def test_rows_expire_when_the_table_says_so(stack: Stack) -> None:
@@ -63,7 +66,8 @@ def test_table_is_encrypted_and_can_be_restored(stack: Stack) -> None:
     table = stack.aws.dynamodb.describe_table(TableName=stack.table)["Table"]
     backups = stack.aws.dynamodb.describe_continuous_backups(TableName=stack.table)
 
-    assert table["SSEDescription"]["Status"] == "ENABLED"
+    assert table["SSEDescription"]["KMSMasterKeyArn"] == stack.outputs["KeyArn"]
+    assert table["DeletionProtectionEnabled"]
     recovery = backups["ContinuousBackupsDescription"]["PointInTimeRecoveryDescription"]
     assert recovery["PointInTimeRecoveryStatus"] == "ENABLED"
 
@@ -76,11 +80,67 @@ def test_bucket_is_closed_versioned_encrypted_and_expires(stack: Stack) -> None:
     assert s3.get_bucket_versioning(Bucket=stack.bucket)["Status"] == "Enabled"
     encryption = s3.get_bucket_encryption(Bucket=stack.bucket)
     rule = encryption["ServerSideEncryptionConfiguration"]["Rules"][0]
-    assert rule["ApplyServerSideEncryptionByDefault"]["SSEAlgorithm"] == "AES256"
+    assert rule["BucketKeyEnabled"]
+    assert rule["ApplyServerSideEncryptionByDefault"] == {
+        "SSEAlgorithm": "aws:kms",
+        "KMSMasterKeyID": stack.outputs["KeyArn"],
+    }
+    assert s3.get_bucket_logging(Bucket=stack.bucket)["LoggingEnabled"]["TargetPrefix"]
     expiry, markers = s3.get_bucket_lifecycle_configuration(Bucket=stack.bucket)["Rules"]
     assert (expiry["Expiration"]["Days"], expiry["Status"]) == (30, "Enabled")
     assert expiry["NoncurrentVersionExpiration"]["NoncurrentDays"] == 1
     assert markers["Expiration"]["ExpiredObjectDeleteMarker"] is True
+
+
+def test_result_is_encrypted_with_our_key_when_it_lands(stack: Stack, relay: Relay) -> None:
+    job = relay.fetch({"start_date": "2026-03-02", "end_date": "2026-03-06"}).json()
+
+    row = relay.ended_job(job["job_execution_id"])
+
+    head = stack.aws.s3.head_object(Bucket=stack.bucket, Key=row["completion"]["result"]["key"])
+    assert (head["ServerSideEncryption"], head["SSEKMSKeyId"]) == (
+        "aws:kms",
+        stack.outputs["KeyArn"],
+    )
+
+
+def test_object_is_refused_when_it_would_be_encrypted_with_another_key(stack: Stack) -> None:
+    receiver = as_function(stack, "ReceiveWebhook")
+    another = stack.aws.client("kms").create_key()["KeyMetadata"]["Arn"]
+
+    with pytest.raises(ClientError, match="AccessDenied"):
+        receiver.s3.put_object(
+            Bucket=stack.bucket,
+            Key="appointments/x",
+            Body=b"",
+            ServerSideEncryption="aws:kms",
+            SSEKMSKeyId=another,
+        )
+
+
+def test_key_rotates_and_encrypts_queues_secrets_tokens_and_alarms(
+    stack: Stack, relay: Relay
+) -> None:
+    aws, key = stack.aws, stack.outputs["KeyArn"]
+    relay.fetch({"start_date": "2026-03-02", "end_date": "2026-03-06"})
+
+    queues = [
+        aws.sqs.get_queue_attributes(QueueUrl=stack.outputs[name], AttributeNames=["All"])
+        for name in ("EventLogUrl", "EventFailuresUrl", "ScheduleFailuresUrl")
+    ]
+    secrets = [
+        aws.secretsmanager.describe_secret(SecretId=stack.outputs[name])
+        for name in ("CobaltCredentialsArn", "WebhookSecretArn")
+    ]
+    tokens = aws.ssm.describe_parameters()["Parameters"]
+    topic = aws.client("sns").get_topic_attributes(TopicArn=stack.outputs["AlarmTopic"])
+
+    assert aws.client("kms").get_key_rotation_status(KeyId=key)["KeyRotationEnabled"]
+    assert {queue["Attributes"]["KmsMasterKeyId"] for queue in queues} == {key}
+    assert {secret["KmsKeyId"] for secret in secrets} == {key}
+    path = f"/cobalt-relay/{stack.stack_name}/tokens/"
+    assert {token["KeyId"] for token in tokens if token["Name"].startswith(path)} == {key}
+    assert topic["Attributes"]["KmsMasterKeyId"] == key
 
 
 @pytest.mark.parametrize(

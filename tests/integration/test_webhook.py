@@ -5,11 +5,12 @@ import hmac
 import json
 import uuid
 from concurrent.futures import ThreadPoolExecutor
+from datetime import timedelta
 from typing import Any
 
 import pytest
 
-from cobalt_relay.models import connection_id_of
+from cobalt_relay.models import connection_id_of, iso, utc_now
 from tests.integration.support import Relay, eventually
 from tests.unit.fakes import validate_event
 from tools.local.eventlog import EventLog
@@ -47,7 +48,7 @@ def a_result(job_id: str, **changes: Any) -> bytes:
         "id": f"evt_{uuid.uuid4().hex}",
         "access_token_reference_id": "user_1",
         "job_id": job_id,
-        "timestamp": "2025-01-06T11:00:00Z",
+        "timestamp": iso(utc_now()),
         "type": "appointment.live_fetch_completed",
         "action": "sync",
         "data": {"success": True, "appointment_count": 0, **WEEK, "appointments": []},
@@ -247,6 +248,37 @@ def test_signed_body_that_is_no_event_is_a_400(relay: Relay, stack: Stack, body:
 
     assert answer.status_code == 400
     assert answer.json()["success"] is False
+
+
+def test_body_that_was_written_anew_on_the_way_fits_and_lands_as_it_came(
+    relay: Relay, stack: Stack, events: EventLog
+) -> None:
+    job_id = f"job_{uuid.uuid4().hex}"
+    text = a_result(job_id, weight=1.5e-7, note="Zoë 🦊 \u2028").decode()
+    compact = json.dumps(json.loads(text), ensure_ascii=False, separators=(",", ":")).encode()
+    body = json.dumps(json.loads(text), indent=1).encode()
+
+    answer = relay.webhook(body, signed(stack, compact.replace(b"1.5e-07", b"1.5e-7")))
+
+    assert answer.status_code == 200
+    detail = only_event(events, job_id)["detail"]
+    assert relay.object(detail["result"]["key"]) == body
+
+
+def test_replay_after_its_time_is_refused_unless_its_job_waits_for_it(
+    relay: Relay, stack: Stack, events: EventLog, sandbox: Sandbox
+) -> None:
+    sandbox.add_fault("silent", count=1)
+    job_id, other = start(relay), f"job_{uuid.uuid4().hex}"
+    long_ago = iso(utc_now() - timedelta(days=2))
+    awaited, replay = a_result(job_id, timestamp=long_ago), a_result(other, timestamp=long_ago)
+
+    answers = [relay.webhook(body, signed(stack, body)) for body in (awaited, replay)]
+
+    assert [answer.status_code for answer in answers] == [200, 400]
+    only_event(events, job_id)
+    assert relay.job(other) is None
+    assert not [key for key in relay.object_keys() if other in key]
 
 
 @pytest.mark.parametrize("signature", ["", "0" * 64, "zz", "é" * 64, "0" * 63])

@@ -76,6 +76,55 @@ def test_403_until_repaired_when_a_link_is_broken(cobalt: Cobalt) -> None:
     assert cobalt.http.patch("/_sandbox/clinics/mesa", json={"linked": 1}).status_code == 400
 
 
+def test_every_appointment_says_what_it_is_told_to(cobalt: Cobalt) -> None:
+    wording = {
+        "patient_name": "Zoë\n“Canary”\u2028\ud800",
+        "patient_mrn": "MRN 1",
+        "note": "\x1b[31m",
+    }
+
+    told = cobalt.http.patch("/_sandbox/clinics/mesa", content=json.dumps({"wording": wording}))
+
+    assert told.status_code == 200
+    found = cobalt.result("mesa")["data"]["appointments"]
+    assert found
+    assert all(wording.items() <= item.items() for item in found)
+    cobalt.fault("oldest_edition")
+    old = cobalt.result("mesa")["data"]["appointments"]
+    assert {(item["patient_name"], item["mrn"]) for item in old} == {
+        (wording["patient_name"], "MRN 1")
+    }
+    assert cobalt.result("mesa", search_by="mrn", mrn="MRN 1")["data"]["appointments"]
+    cobalt.fault("failed")
+    [reason] = cobalt.result("mesa")["data"]["reasons"]
+    assert wording["patient_name"] in reason["description"]
+    cobalt.http.patch("/_sandbox/clinics/mesa", json={"wording": {}})
+    assert "Canary" not in str(cobalt.result("mesa"))
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {},
+        {"wording": "x"},
+        {"wording": {"note": 1}},
+        {"wording": {"id": "appt_1"}},
+        {"name": "x"},
+    ],
+)
+def test_400_and_nothing_is_changed_when_a_clinic_cannot_be_so(
+    cobalt: Cobalt, body: dict[str, object]
+) -> None:
+    before = cobalt.result("mesa")["data"]
+
+    answer = cobalt.http.patch(
+        "/_sandbox/clinics/mesa", json={"linked": False, **body} if body else {}
+    )
+
+    assert answer.status_code == 400
+    assert cobalt.result("mesa")["data"] == before
+
+
 def test_calls_are_logged_when_they_come(cobalt: Cobalt) -> None:
     cobalt.fetch("lakeside")
     cobalt.read("/v1/link/token/exchange", public_token="secret")

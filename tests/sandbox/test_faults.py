@@ -49,6 +49,15 @@ def test_retry_after_when_asked_for(cobalt: Cobalt, fault: str) -> None:
     assert answer.headers["retry-after"] == "7"
 
 
+@pytest.mark.parametrize(
+    "fault", ["rate_limited", "server_error", "unavailable", "wrong_credentials", "html"]
+)
+def test_own_words_when_the_fault_has_a_message(cobalt: Cobalt, fault: str) -> None:
+    cobalt.fault(fault, message="Chart of Zoë is locked")
+
+    assert "Chart of Zoë is locked" in cobalt.fetch().text
+
+
 @pytest.mark.parametrize(("options", "status"), [({}, 500), ({"status": 504}, 504)])
 def test_page_when_the_fault_is_html(cobalt: Cobalt, options: Json, status: int) -> None:
     cobalt.fault("html", **options)

@@ -11,9 +11,14 @@ from typing import Any
 
 from botocore.exceptions import ClientError
 
-from tools.local.aws import Aws
+from tools.local.aws import ACCOUNT, REGION, Aws
 
 type Properties = dict[str, Any]
+
+ARNS = {
+    "AWS::KMS::Key": f"arn:aws:kms:{REGION}:{ACCOUNT}:key/{{}}",
+    "AWS::S3::Bucket": "arn:aws:s3:::{}",
+}
 
 
 @dataclass(frozen=True)
@@ -50,9 +55,12 @@ class DeployedStack:
         ]
 
     def value(self, value: Any) -> Any:  # noqa: ANN401 - anything a template can say
-        """Resolve a `Ref` to a parameter; anything else stays as it is."""
-        if isinstance(value, dict) and list(value) == ["Ref"]:
-            return self.parameters.get(value["Ref"], value)
+        """Resolve a `Ref`, and the ARN of a key or a bucket; anything else stays as it is."""
+        match value:
+            case {"Ref": name}:
+                return self.parameters.get(name) or self.ids.get(name, value)
+            case {"Fn::GetAtt": [name, "Arn"]} if self.resources[name]["Type"] in ARNS:
+                return ARNS[self.resources[name]["Type"]].format(self.ids[name])
         return value
 
 
@@ -60,14 +68,24 @@ def apply(aws: Aws, stack_name: str) -> None:
     """Set everything that was dropped."""
     stack = DeployedStack.read(aws, stack_name)
     for table, properties in stack.of_type("AWS::DynamoDB::Table"):
-        _table(aws, table, properties)
+        _table(aws, table, properties, stack)
     for bucket, properties in stack.of_type("AWS::S3::Bucket"):
         _bucket(aws, bucket, properties, stack)
+    for topic, properties in stack.of_type("AWS::SNS::Topic"):
+        aws.client("sns").set_topic_attributes(
+            TopicArn=topic,
+            AttributeName="KmsMasterKeyId",
+            AttributeValue=stack.value(properties["KmsMasterKeyId"]),
+        )
+    for function, properties in stack.of_type("AWS::Lambda::Function"):
+        aws.functions.update_function_configuration(
+            FunctionName=function, KMSKeyArn=stack.value(properties["KmsKeyArn"])
+        )
     for api, properties in stack.of_type("AWS::ApiGateway::RestApi"):
         _gateway_responses(aws, api, properties)
 
 
-def _table(aws: Aws, table: str, properties: Properties) -> None:
+def _table(aws: Aws, table: str, properties: Properties, stack: DeployedStack) -> None:
     lifetime = properties.get("TimeToLiveSpecification")
     if lifetime:
         try:
@@ -93,7 +111,11 @@ def _table(aws: Aws, table: str, properties: Properties) -> None:
     if encryption:
         aws.dynamodb.update_table(
             TableName=table,
-            SSESpecification={"Enabled": bool(encryption["SSEEnabled"]), "SSEType": "KMS"},
+            SSESpecification={
+                "Enabled": bool(encryption["SSEEnabled"]),
+                "SSEType": encryption["SSEType"],
+                "KMSMasterKeyId": stack.value(encryption["KMSMasterKeyId"]),
+            },
         )
 
 
@@ -103,13 +125,26 @@ def _bucket(aws: Aws, bucket: str, properties: Properties, stack: DeployedStack)
         rules: list[Any] = [
             {
                 "ApplyServerSideEncryptionByDefault": {
-                    "SSEAlgorithm": rule["ServerSideEncryptionByDefault"]["SSEAlgorithm"]
-                }
+                    name: stack.value(value)
+                    for name, value in rule["ServerSideEncryptionByDefault"].items()
+                },
+                "BucketKeyEnabled": bool(rule.get("BucketKeyEnabled")),
             }
             for rule in encryption["ServerSideEncryptionConfiguration"]
         ]
         aws.s3.put_bucket_encryption(
             Bucket=bucket, ServerSideEncryptionConfiguration={"Rules": rules}
+        )
+    logging = properties.get("LoggingConfiguration")
+    if logging:
+        aws.s3.put_bucket_logging(
+            Bucket=bucket,
+            BucketLoggingStatus={
+                "LoggingEnabled": {
+                    "TargetBucket": stack.value(logging["DestinationBucketName"]),
+                    "TargetPrefix": logging["LogFilePrefix"],
+                }
+            },
         )
     lifecycle = properties.get("LifecycleConfiguration")
     if lifecycle:

@@ -8,12 +8,15 @@
   more than half a second.
 * The scheduler looks every second, not every ten.
 * An invocation that logs nothing is not held for 50 ms to see whether it will.
+* Policies can tell who sends an event, and which key an object is to be encrypted with. MiniStack
+  knows neither of these condition keys, so that what depends on them would always be refused.
 
 All of it touches names that are private to one version of MiniStack, hence the check.
 """
 
 import hashlib
 import importlib.metadata
+import json
 import os
 import sys
 import tempfile
@@ -24,6 +27,7 @@ from typing import Any
 VERSION = "1.5.33"
 SCHEDULER_SECONDS = 1
 LOG_WAIT = {"first_line_wait": 0.003, "idle_confirm": 0.002, "hard_cap": 0.25}
+KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
 def unpacked(layer: bytes, shelf: Path) -> Path:
@@ -79,6 +83,35 @@ def change_lambda(interpreter: str, shelf: Path) -> None:
     runtime.Worker._drain_stderr_bounded = drain_ours  # noqa: SLF001
 
 
+def change_iam() -> None:
+    """Add two condition keys to what policies are evaluated with."""
+    from ministack.core import iam_actions  # noqa: PLC0415 - after the check of its version
+
+    actions: Any = iam_actions
+    of_tags, of_s3 = actions.request_tag_context, actions.s3_service_context
+
+    def of_tags_and_events(service: str, action: str, body: bytes, params: Any) -> dict[str, Any]:  # noqa: ANN401
+        context: dict[str, Any] = of_tags(service, action, body, params)
+        return context | event_source(body) if action == "events:PutEvents" else context
+
+    def of_s3_and_keys(action: str, query: Any, path: str = "", headers: Any = None) -> Any:  # noqa: ANN401
+        key = (headers or {}).get(KEY_HEADER)
+        context = of_s3(action, query, path, headers)
+        return context | {f"s3:{KEY_HEADER}": key} if key and action == "s3:PutObject" else context
+
+    actions.request_tag_context = of_tags_and_events
+    actions.s3_service_context = of_s3_and_keys
+
+
+def event_source(body: bytes) -> dict[str, Any]:
+    """Give the source that all entries of a PutEvents have; none that fits where they differ."""
+    try:
+        sources = {entry["Source"] for entry in json.loads(body)["Entries"]}
+    except (ValueError, TypeError, KeyError):
+        return {}
+    return {"events:source": sources.pop() if len(sources) == 1 else sorted(sources)}
+
+
 def main() -> None:
     """Run the server in this process until a signal comes."""
     installed = importlib.metadata.version("ministack")
@@ -86,6 +119,7 @@ def main() -> None:
         sys.exit(f"MiniStack {installed} is installed, {VERSION} is needed: run make clean.")
     _, _, interpreter, shelf = sys.argv  # the home is there to be seen: see `processes`
     change_lambda(interpreter, Path(shelf))
+    change_iam()
 
     from ministack.services import scheduler  # noqa: PLC0415
 

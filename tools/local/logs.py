@@ -19,7 +19,7 @@ LEFT_OUT = frozenset(
     }
 )
 """What Powertools writes into every line and nobody reads on a terminal."""
-PLATFORM = ("START RequestId", "END RequestId")
+PLATFORM = ("START RequestId", "END RequestId", "REPORT RequestId")
 
 
 @dataclass(frozen=True)

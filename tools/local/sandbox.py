@@ -87,6 +87,10 @@ class Sandbox:
         """Break or repair a clinic's link."""
         self._control("PATCH", f"/clinics/{clinic}", {"linked": linked})
 
+    def set_wording(self, clinic: str, wording: Mapping[str, str]) -> None:
+        """Make every appointment of a clinic say so in these fields; none takes it back."""
+        self._control("PATCH", f"/clinics/{clinic}", {"wording": dict(wording)})
+
     def webhook_secret(self) -> Json:
         """Show the secrets under which webhooks are signed: `current` and `previous`."""
         return self._control("GET", "/webhook-secret")

@@ -16,7 +16,16 @@ from tools.local.sandbox import Sandbox
 BASE_PATH = "/v1"
 WEBHOOK_PATH = "/webhooks/cobalt"
 COBALT_VARIABLE = "COBALT_BASE_URL"
-FUNCTIONS = ("FetchAppointments", "ReceiveWebhook", "PlanFetches", "ReconcileJobs")
+WEBHOOK_VARIABLE = "WEBHOOK_URL"
+ROTATOR = "RotateWebhookSecret"
+FUNCTIONS = (
+    "FetchAppointments",
+    "ReadAppointments",
+    "ReceiveWebhook",
+    "PlanFetches",
+    "ReconcileJobs",
+    ROTATOR,
+)
 """Logical ids; the output `<logical id>Name` has the name."""
 LONG_AGO = "2025-01-01T00:00:00.000Z"
 SERVERS = (sandbox.NAME, emulator.NAME)
@@ -119,7 +128,12 @@ def describe(endpoint: str, box: Sandbox, outputs: Mapping[str, str]) -> Stack:
 
 
 def configure(stack: Stack) -> None:
-    """Do what an operator does once: put the credentials, register the webhook, put its secret."""
+    """Do what an operator does once: put the credentials, register the webhook, put its secret.
+
+    The function that rotates it is told its real URL: the local AWS speaks plain http, and on a
+    port, neither of which the template can know.
+    """
+    _set_variable(stack, ROTATOR, WEBHOOK_VARIABLE, stack.webhook_url)
     put = stack.aws.secretsmanager.put_secret_value
     credentials = {"client_id": stack.client_id, "client_secret": stack.client_secret}
     put(SecretId=stack.outputs["CobaltCredentialsArn"], SecretString=json.dumps(credentials))
@@ -133,13 +147,17 @@ def configure(stack: Stack) -> None:
 
 def point_functions_at(stack: Stack, cobalt_url: str) -> None:
     """Give every function another address of Cobalt, without a deployment."""
-    functions = stack.aws.functions
     for logical_id in FUNCTIONS:
-        name = stack.outputs[f"{logical_id}Name"]
-        environment = functions.get_function_configuration(FunctionName=name)["Environment"]
-        variables = environment["Variables"] | {COBALT_VARIABLE: cobalt_url}
+        _set_variable(stack, logical_id, COBALT_VARIABLE, cobalt_url)
+
+
+def _set_variable(stack: Stack, logical_id: str, variable: str, value: str) -> None:
+    functions = stack.aws.functions
+    name = stack.outputs[f"{logical_id}Name"]
+    variables = functions.get_function_configuration(FunctionName=name)["Environment"]["Variables"]
+    if variables.get(variable) != value:
         functions.update_function_configuration(
-            FunctionName=name, Environment={"Variables": variables}
+            FunctionName=name, Environment={"Variables": variables | {variable: value}}
         )
 
 

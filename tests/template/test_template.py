@@ -1,0 +1,112 @@
+"""What our template promises beyond the public rule sets, and that each promise can be broken."""
+
+import re
+
+import pytest
+
+from cobalt_relay.settings import RotationSettings, Settings
+from tests.template import access
+from tests.template.document import RULES, VARIANTS, Document, broken, document, source
+from tests.template.faults import LISTED, NO_COUNTERPART, OWN, Fault
+from tests.template.rules import api, data, delivery, functions, identities
+from tools.audit.transform import transformed
+from tools.local.paths import ROOT
+
+MODULES = (api, data, delivery, functions, identities)  # importing them makes their rules known
+LISTED_FAULTS = 45
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize("name", RULES)
+def test_template_keeps_rule(name: str, variant: str) -> None:
+    subjects = list(RULES[name](document(variant)))
+
+    assert subjects == []
+
+
+@pytest.mark.parametrize("fault", [*LISTED, *OWN], ids=lambda fault: fault.name)
+def test_fault_is_reported_by_its_rules_alone(fault: Fault) -> None:
+    intact = broken(document(fault.variant))
+
+    reported = broken(with_fault(fault)) - intact
+
+    assert {name for name, _ in reported} == fault.rules
+
+
+def with_fault(fault: Fault) -> Document:
+    """Give a variant with the fault in it; a change that finds nothing to change is an error."""
+    if fault.is_for_sam:
+        template = source()
+        written = Document({}, template["Parameters"], template["Resources"], {}).copy()
+    else:
+        written = document(fault.variant).copy()
+    for change in fault.changes:
+        change(written)
+    if not fault.is_for_sam:
+        return written
+    spoilt = transformed(VARIANTS[fault.variant], {**template, "Resources": written.resources})
+    values = document(fault.variant).values
+    return Document(values, written.parameters, spoilt["Resources"], spoilt["Outputs"])
+
+
+def test_every_listed_fault_is_put_in_or_explained() -> None:
+    names = [*(fault.name for fault in LISTED), *NO_COUNTERPART]
+
+    assert len(set(names)) == len(names) == LISTED_FAULTS
+
+
+def test_every_rule_is_shown_to_fail() -> None:
+    shown = {name for fault in (*LISTED, *OWN) for name in fault.rules}
+
+    assert shown == RULES.keys()
+
+
+def test_variants_have_every_resource_of_the_template() -> None:
+    present = {name for variant in VARIANTS for name in document(variant).resources}
+    expanded = {"Api", "DependenciesLayer", "RelayLayer"}  # SAM puts a digest behind their names
+
+    assert source()["Resources"].keys() - expanded <= present
+
+
+def test_matrix_has_a_row_for_every_function() -> None:
+    functions_of_template = document("defaults").of_type("AWS::Lambda::Function")
+
+    assert access.written_down().keys() == {*functions_of_template, "schedules"}
+
+
+def test_every_function_folder_is_deployed_and_every_function_has_one() -> None:
+    folders = {f"functions/{path.parent.name}" for path in ROOT.glob("functions/*/handler.py")}
+    deployed = document("defaults").of_type("AWS::Lambda::Function").values()
+
+    assert {function["Code"]["S3Key"] for function in deployed} == folders
+
+
+@pytest.mark.parametrize("name", document("defaults").of_type("AWS::Lambda::Function"))
+def test_settings_are_the_environment_of_the_function(name: str) -> None:
+    given = functions.environment(document("defaults").resources[name]["Properties"])
+
+    settings = {"RotateWebhookSecret": RotationSettings}.get(name, Settings)
+    read = {field.alias for field in settings.model_fields.values()}
+
+    assert read == {variable for variable in given if not variable.startswith("POWERTOOLS_")}
+
+
+# -------------------------------------------------------------------------------------- the security page
+
+SECURITY = (ROOT / "SECURITY.md").read_text()
+
+
+def test_security_page_quotes_the_matrix() -> None:
+    assert access.MATRIX in SECURITY
+
+
+def test_security_page_names_tests_and_parameters_that_there_are() -> None:
+    here = {path.name for path in (ROOT / "tests").rglob("*.py")}
+    named = set(re.findall(r"`(?:tests/[a-z/]+/)?(test_\w+\.py)`", SECURITY))
+    folders = set(re.findall(r"`(tests/[a-z]+)`", SECURITY))
+    parameters = set(re.findall(r"`((?:Enable|Require|Reserved|Webhook)[A-Z]\w+)`", SECURITY))
+
+    assert len(named) > 10
+    assert named <= here
+    assert all((ROOT / folder).is_dir() for folder in folders)
+    assert parameters - {"WebhookSecretArn"} <= set(source()["Parameters"])
