@@ -20,6 +20,11 @@ SUMMARY = LOCAL / "crash-matrix-summary.txt"
 _BEGAN = pytest.StashKey[float]()
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Let `make soak` ask for more than `make test` has the time for."""
+    parser.addoption("--every-case", action="store_true", help="all cases of the crash matrix")
+
+
 def pytest_configure(config: pytest.Config) -> None:
     """Note when the session began."""
     config.stash[_BEGAN] = time.time()
