@@ -2,9 +2,10 @@
 
 # An interpreter to use instead of the python3.13 or python3 on the PATH.
 PYTHON ?=
-# make logs F=1 follows; make lock UPGRADE=1 takes newer versions.
+# make logs F=1 follows; make lock UPGRADE=1 takes newer versions; make audit GATES="semgrep bandit" runs those two.
 F ?=
 UPGRADE ?=
+GATES ?=
 # make redrive DRY=1 only shows; STACK=name means a stack on AWS. Never taken from the environment: it may hold another's.
 DRY :=
 STACK :=
@@ -27,7 +28,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down logs redrive test soak check fix lock clean environment
+.PHONY: help demo up down logs redrive test soak fuzz check audit fix lock clean environment auditors
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -48,13 +49,21 @@ redrive: $(if $(UP)$(STACK),environment) ## Put failed runs and events back; DRY
 	@$(if $(UP)$(STACK),$(REDRIVE),$(NOTHING_IS_UP))
 
 test: check ## The checks, then every test, with coverage
-	@$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --cov --cov-report=term
+	@# In the order of their folders: the longest begin early.
+	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
-soak: environment ## 1,000 fetches while much goes wrong, compared one by one; N=300
+soak: environment ## All crash cases; 1,000 fetches while much goes wrong, compared; N=300
+	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
 	@$(BIN)/python -m tests.soak $(if $(N),--fetches $(N))
+
+fuzz: environment ## Thousands of made-up calls, held against docs/openapi.yaml; N=1000 per route
+	@$(BIN)/python -m tests.fuzz $(if $(N),--cases $(N))
 
 check: environment ## Format, lint, types, template; changes nothing
 	@$(LOCAL) check
+
+audit: environment auditors ## Rule sets for security over template, code and contract
+	@$(BIN)/python -m tools.audit $(GATES)
 
 fix: environment ## Mend what the checks can mend
 	@$(BIN)/ruff check --fix --quiet . || true
@@ -64,13 +73,15 @@ lock: environment ## Pin the packages anew; UPGRADE=1 takes newer versions
 	@$(COMPILE) requirements/dev.in --output-file requirements/dev.txt
 	@$(COMPILE) --constraints requirements/dev.txt layers/dependencies/requirements.in \
 		--output-file layers/dependencies/requirements.txt
+	@$(COMPILE) requirements/audit.in --output-file requirements/audit.txt
+	@cd tools/audit && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --loglevel=error
 
-clean: ## Stop the stack; remove .venv, .local, .aws-sam and the caches
+clean: ## Stop the stack; remove .venv, .audit, .local, .aws-sam and the caches
 	@# By hand, for .venv may be gone already. A server is ours if its command line names our folder.
 	@for pid in $$(find .local -name '*.pid' ! -path '*/tmp/*' -exec cat {} \; 2>/dev/null); do \
 		case "$$(ps -ww -o args= -p $$pid)" in *"$(CURDIR)/.local/"*) kill $$pid; \
 			for tenth in $$(seq 100); do if kill -0 $$pid 2>/dev/null; then sleep 0.1; fi; done ;; esac; done
-	@rm -rf .venv .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf .venv .audit .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The marker is written last: an interrupted installation is done again, a finished one never. It holds the folder too,
@@ -85,3 +96,20 @@ environment:
 		$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt; } 2>&1) || \
 		{ printf '%s\n' "$$said"; echo "The environment could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	{ echo "$(CURDIR)"; cat requirements/dev.txt; } > .venv/installed.txt
+
+# The tools of `make audit`, which pin too much to live in .venv; the markers are as above. Without npm those that need it
+# are left out here, and `make audit` says so and fails.
+auditors: environment
+	@if { echo "$(CURDIR)"; cat requirements/audit.txt; } | cmp -s - .audit/venv/installed.txt && \
+		.audit/venv/bin/python -c '' 2>/dev/null; then exit 0; fi; \
+	echo "Installing the tools of the audit into .audit (once, about a minute) ..."; \
+	said=$$({ $(BIN)/uv venv --quiet --no-config --clear --python $(BIN)/python .audit/venv && \
+		$(BIN)/uv pip install --quiet --no-config --require-hashes --python .audit/venv/bin/python \
+			--requirement requirements/audit.txt; } 2>&1) || \
+		{ printf '%s\n' "$$said"; echo "They could not be installed: mend that, then run make again."; exit 1; } >&2; \
+	{ echo "$(CURDIR)"; cat requirements/audit.txt; } > .audit/venv/installed.txt
+	@if cmp -s tools/audit/package-lock.json .audit/node_modules/installed.txt || ! command -v npm >/dev/null; then exit 0; fi; \
+	cp tools/audit/package.json tools/audit/package-lock.json .audit/ && \
+	said=$$(cd .audit && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error 2>&1) || \
+		{ printf '%s\n' "$$said"; echo "They could not be installed: mend that, then run make again."; exit 1; } >&2; \
+	cp tools/audit/package-lock.json .audit/node_modules/installed.txt

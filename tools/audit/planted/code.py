@@ -1,0 +1,7 @@
+import pickle
+import subprocess
+
+
+def planted(data):
+    subprocess.run(data, shell=True)
+    return pickle.loads(data)
