@@ -17,10 +17,12 @@ TABLE = LOCAL / "crash-matrix.txt"
 
 
 @pytest.fixture(scope="session")
-def matrix(stack: Stack, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Matrix]:
+def matrix(
+    stack: Stack, tmp_path_factory: pytest.TempPathFactory, pytestconfig: pytest.Config
+) -> Iterator[Matrix]:
     """Everything that was run; written down at the end, and printed by `tests/conftest.py`."""
     with open_workers(stack, tmp_path_factory.mktemp("matrix")) as workers:
-        matrix = Matrix(workers)
+        matrix = Matrix(workers, is_full=pytestconfig.getoption("every_case"))
         yield matrix
     matrix.write(TABLE)
     SUMMARY.write_text("\n".join(matrix.summary()) + "\n", encoding="utf-8")

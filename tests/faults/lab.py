@@ -68,6 +68,7 @@ class Clock:
 
 TOKEN_PATH = "/faults/tokens"
 """Of the known clinic."""
+TOKEN_KEY = "alias/aws/ssm"
 PATIENCES = (aws.PATIENT, aws.PROMPT, aws.UNHURRIED)
 
 
@@ -171,7 +172,7 @@ class Lab:
         return Jobs(self._table(patience), RETENTION, DEADLINE)
 
     def _connections(self, token_path: str) -> Connections:
-        return Connections(self._table(aws.PATIENT), self._clients.tokens, token_path)
+        return Connections(self._table(aws.PATIENT), self._clients.tokens, token_path, TOKEN_KEY)
 
     def _secrets_of(self, patience: aws.Patience, *, cold: bool) -> Secrets:
         return self._secrets(patience) if cold else self._warm[patience]

@@ -1,6 +1,8 @@
-"""Every case of every path: each of its calls, each kind of fault, with and without a retry.
+"""The cases of every path: each of its calls, each kind of fault, with and without a retry.
 
-Some processes work the cases off, each on a site of its own.
+Every call meets a crash before and after it, each with and without Cobalt's retry; the lost answer
+meets one of the two, and an error and a throttle take turns, unless every case is asked for. Some
+processes work the cases off, each on a site of its own.
 """
 
 import logging
@@ -30,6 +32,8 @@ RETRIES = ("retry", "no retry")
 WORKERS = 3
 """More than the two cores they are meant for: each of them often waits for the local AWS."""
 CASES_AT_ONCE = 4
+CRASHES = (Kind.CRASH_BEFORE, Kind.CRASH_AFTER)
+REFUSALS = (Kind.ERROR, Kind.THROTTLE)
 
 _numbers = count()
 _worker: list[Lab] = []
@@ -73,6 +77,8 @@ class Matrix:
     """The cases of all paths that were run, with what became of each."""
 
     workers: Executor
+    is_full: bool = False
+    """Whether every kind of fault is met with and without a retry."""
     calls: dict[str, list[Call]] = field(default_factory=dict)
     """Of each path, as they go when nothing goes wrong."""
     results: list[Result] = field(default_factory=list)
@@ -82,7 +88,7 @@ class Matrix:
         clean = self.workers.submit(_run, name, None, RETRIES[0]).result()
         assert not clean.broken, f"{name}, with nothing going wrong: {clean.broken}"
         self.calls[name] = clean.calls
-        cases = list(product(range(len(clean.calls)), Kind, RETRIES))
+        cases = list(self.cases(len(clean.calls)))
         runs = self.workers.map(
             _run,
             [name] * len(cases),
@@ -97,6 +103,17 @@ class Matrix:
         self.results += results
         return results
 
+    def cases(self, calls: int) -> Iterator[tuple[int, Kind, str]]:
+        """List the cases of a path of so many calls."""
+        for number, (turn, kind) in product(range(calls), enumerate(Kind)):
+            both = self.is_full or kind in CRASHES
+            if not self.is_full and kind is REFUSALS[number % 2]:
+                continue
+            yield from (
+                (number, kind, retry)
+                for retry in (RETRIES if both else RETRIES[(number + turn) % 2 :][:1])
+            )
+
     def summary(self) -> list[str]:
         """Count the cases, a line for each path."""
         lines = []
@@ -106,8 +123,8 @@ class Matrix:
             kept = sum(not result.broken for result in of_path)
             told = ", ".join(f"{channel} {number}" for channel, number in sorted(channels.items()))
             lines.append(
-                f"{name:<22} {len(calls):>3} calls x {len(Kind)} faults x {len(RETRIES)}"
-                f" = {len(of_path):>4} cases, {kept:>4} kept  ({told})"
+                f"{name:<22} {len(calls):>3} calls,"
+                f" {len(of_path):>4} cases, {kept:>4} kept  ({told})"
             )
         lines.append(f"{len(self.results)} cases, none skipped")
         return lines

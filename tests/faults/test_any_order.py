@@ -43,7 +43,7 @@ from tests.faults.any_order import (
 EXAMPLES = int(os.environ.get("ANY_ORDER_EXAMPLES", "0"))
 """More than `make test` has time for, and other ones each time."""
 QUICK = settings(
-    max_examples=EXAMPLES or 400,
+    max_examples=EXAMPLES or 150,
     stateful_step_count=25,
     derandomize=not EXAMPLES,
     database=None,

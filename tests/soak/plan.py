@@ -61,20 +61,6 @@ SURE_FAULTS: tuple[Fault, ...] = (
 )
 """Faults that befall even a short run, each by its number."""
 
-SMALL = Scale(
-    fetches=60,
-    callers=8,
-    faults=(
-        *SURE_FAULTS,
-        {"fault": "oversized", "megabytes": 4, "clinic": "lakeside", "count": 1, "rate": 0.5},
-        {"fault": "oversized", "megabytes": 20, "clinic": "harbor", "count": 1, "rate": 0.5},
-        {"fault": "duplicated", "rate": 0.1},
-        {"fault": "oldest_edition", "rate": 0.3},
-        {"fault": "newest_edition", "rate": 0.3},
-        {"fault": "server_error", "path": LISTING, "rate": 0.05},
-    ),
-)
-
 
 def full(fetches: int) -> Scale:
     """Give the run of `make soak`: the sure faults, and the same and more by their share."""
