@@ -15,7 +15,9 @@ app = api.resolver()
 def receive_webhook() -> Response[str]:
     """Hand on the bytes as they came, for the signature is about those."""
     event = app.current_event
-    verdict = bootstrap.receive_webhook().receive(api.raw_body(event), api.signature(event))
+    verdict = bootstrap.receive_webhook().receive(
+        api.raw_body(event), api.signature(event), api.unsigned_headers(event)
+    )
     return api.received(event, verdict)
 
 
