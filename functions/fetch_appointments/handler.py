@@ -1,4 +1,4 @@
-"""POST /v1/appointments/fetch: a live fetch for a caller, by the contract of Cobalt's own route."""
+"""POST /v1/appointments/fetch, by the contract of Cobalt's own route; /fetch/range for any days."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ from aws_lambda_powertools.event_handler import Response
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cobalt_relay import api, bootstrap
-from cobalt_relay.models import FetchRequest
+from cobalt_relay.models import FetchRequest, RangeRequest
 from cobalt_relay.observability import observed
 
 app = api.resolver()
@@ -29,6 +29,20 @@ def fetch_appointments() -> Response[str]:
         idempotency_key=idempotency_key,
     )
     return api.accepted(event, started.job_execution_id, joined=started.joined)
+
+
+@app.post("/appointments/fetch/range")
+def fetch_range() -> Response[str]:
+    """Check in the same order, then put the range on record and its pieces into the queue."""
+    event = app.current_event
+    client_id, client_secret, access_token = api.fetch_headers(event)
+    bootstrap.fetch_appointments().admit(client_id, client_secret, access_token)
+    idempotency_key = api.idempotency_key(event)
+    request = RangeRequest.from_body(api.json_object(event))
+    found = bootstrap.fetch_ranges().start(
+        access_token, request, request_id=api.request_id(event), idempotency_key=idempotency_key
+    )
+    return api.range_accepted(event, found.plan.range_id, len(request.pieces))
 
 
 @observed

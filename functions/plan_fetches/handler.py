@@ -1,4 +1,4 @@
-"""Invoked by EventBridge Scheduler: starts one live fetch per connection."""
+"""Invoked by EventBridge Scheduler: queues the fetches of a schedule, connection by connection."""
 
 from typing import Any
 
@@ -11,8 +11,10 @@ from cobalt_relay.services.plan_fetches import SchedulePlan
 
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
-    """Carry out a schedule's input, and tell what was started and what was not."""
+    """Plan what a schedule's input asks for, and tell how many of what were queued."""
     plan = SchedulePlan.parse(event)
     return bootstrap.plan_fetches().run(
-        plan, seconds_left=lambda: context.get_remaining_time_in_millis() / 1000
+        plan,
+        run_id=context.aws_request_id,
+        seconds_left=lambda: context.get_remaining_time_in_millis() / 1000,
     )

@@ -91,6 +91,9 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
 """The status of an error is that of its nearest ancestor in here."""
 
 ACCEPTED_MESSAGE = "Live fetch request accepted. Results will be sent via webhook when ready."
+RANGE_MESSAGE = (
+    "Range fetch accepted. Its pieces are fetched one after the other; ask for it by its id."
+)
 UNEXPECTED_MESSAGE = (
     "Internal error. Try again later and quote the x-request-id header if it stays."
 )
@@ -153,6 +156,19 @@ def accepted(
     body = {"success": True, "message": ACCEPTED_MESSAGE, "job_execution_id": job_execution_id}
     headers = {"x-relay-joined": "true"} if joined else None
     return answer(event, HTTPStatus.ACCEPTED, body, headers)
+
+
+def range_accepted(
+    event: APIGatewayProxyEvent, job_execution_id: str, pieces: int
+) -> Response[str]:
+    """Tell that a range is on record: its id is asked for as a job's is."""
+    body = {
+        "success": True,
+        "message": RANGE_MESSAGE,
+        "job_execution_id": job_execution_id,
+        "pieces": pieces,
+    }
+    return answer(event, HTTPStatus.ACCEPTED, body)
 
 
 def job_found(

@@ -10,14 +10,21 @@ if TYPE_CHECKING:
     from cobalt_relay.adapters.bus import Bus
     from cobalt_relay.adapters.connections import Connections
     from cobalt_relay.adapters.jobs import Jobs
+    from cobalt_relay.adapters.queue import FetchQueue
+    from cobalt_relay.adapters.ranges import Ranges
     from cobalt_relay.adapters.secrets import Secrets
     from cobalt_relay.adapters.table import Table
+    from cobalt_relay.services.announce import Announcer
     from cobalt_relay.services.fetch_appointments import FetchAppointments
+    from cobalt_relay.services.fetch_range import FetchRanges
+    from cobalt_relay.services.gather_ranges import GatherRanges
     from cobalt_relay.services.plan_fetches import PlanFetches
     from cobalt_relay.services.read_appointments import ReadAppointments
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
     from cobalt_relay.services.rotate_webhook_secret import RotateWebhookSecret
+    from cobalt_relay.services.run_fetches import RunFetches
+    from cobalt_relay.services.standing import Standing
     from cobalt_relay.services.take_in import TakeIn
 
 # Imports stand inside the functions: a handler loads what its own path needs, and nothing else.
@@ -43,8 +50,21 @@ def fetch_appointments() -> "FetchAppointments":
         _jobs(aws.PATIENT),
         _connections(),
         _secrets(aws.PATIENT),
+        _standing(aws.PATIENT),
         settings().single_flight,
     )
+
+
+@cache
+def fetch_ranges() -> "FetchRanges":
+    """Give the use case behind `POST /v1/appointments/fetch/range`."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.services.fetch_range import FetchRanges
+
+    cobalt = Cobalt(settings().cobalt_base_url)
+    secrets = _secrets(aws.PATIENT)
+    return FetchRanges(cobalt, _ranges(aws.PATIENT), _queue(), _connections(), secrets)
 
 
 @cache
@@ -53,7 +73,7 @@ def read_appointments() -> "ReadAppointments":
     from cobalt_relay.adapters import aws
     from cobalt_relay.services.read_appointments import ReadAppointments
 
-    return ReadAppointments(_jobs(aws.PATIENT), _secrets(aws.PATIENT))
+    return ReadAppointments(_jobs(aws.PATIENT), _ranges(aws.PATIENT), _secrets(aws.PATIENT))
 
 
 @cache
@@ -70,6 +90,7 @@ def reconcile_jobs() -> "ReconcileJobs":
     """Give the use case that looks after what is open, every minute."""
     from cobalt_relay.adapters import aws
     from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.services.look_after_ranges import LookAfterRanges
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
 
     return ReconcileJobs(
@@ -78,6 +99,8 @@ def reconcile_jobs() -> "ReconcileJobs":
         _connections(),
         _secrets(aws.UNHURRIED),
         _take_in(aws.UNHURRIED),
+        _announcer(aws.UNHURRIED),
+        LookAfterRanges(fetch_ranges(), _gathering(aws.UNHURRIED), _announcer(aws.UNHURRIED)),
     )
 
 
@@ -87,7 +110,31 @@ def plan_fetches() -> "PlanFetches":
     from cobalt_relay.adapters import aws
     from cobalt_relay.services.plan_fetches import PlanFetches
 
-    return PlanFetches(fetch_appointments(), _connections(), _bus(aws.PATIENT))
+    return PlanFetches(
+        fetch_appointments(),
+        _connections(),
+        _queue(),
+        _bus(aws.PATIENT),
+        settings().default_time_zone,
+    )
+
+
+@cache
+def run_fetches() -> "RunFetches":
+    """Give the use case that works the queue off."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.services.run_fetches import RunFetches
+
+    return RunFetches(
+        fetch_appointments(),
+        _connections(),
+        _jobs(aws.PATIENT),
+        _ranges(aws.PATIENT),
+        _gathering(aws.PATIENT),
+        _queue(),
+        _bus(aws.PATIENT),
+        settings().fetches_per_connection,
+    )
 
 
 @cache
@@ -124,7 +171,42 @@ def _take_in(patience: "Patience") -> "TakeIn":
     from cobalt_relay.services.take_in import TakeIn
 
     results = Results(aws.s3(patience), settings().bucket_name)
-    return TakeIn(_jobs(patience), results, _bus(patience))
+    announcer, gathering = _announcer(patience), _gathering(patience)
+    return TakeIn(_jobs(patience), results, announcer, _standing(patience), gathering)
+
+
+@cache
+def _announcer(patience: "Patience") -> "Announcer":
+    from cobalt_relay.services.announce import Announcer
+
+    return Announcer(_jobs(patience), _bus(patience))
+
+
+def _gathering(patience: "Patience") -> "GatherRanges":
+    from cobalt_relay.services.gather_ranges import GatherRanges
+
+    return GatherRanges(_ranges(patience), _jobs(patience), _announcer(patience))
+
+
+def _standing(patience: "Patience") -> "Standing":
+    from cobalt_relay.adapters.connections import Registry
+    from cobalt_relay.services.standing import Standing
+
+    return Standing(Registry(_table(patience)))
+
+
+@cache
+def _queue() -> "FetchQueue":
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.queue import FetchQueue
+
+    return FetchQueue(aws.sqs(), settings().fetch_queue_url)
+
+
+def _ranges(patience: "Patience") -> "Ranges":
+    from cobalt_relay.adapters.ranges import Ranges
+
+    return Ranges(_table(patience), settings().retention)
 
 
 def _jobs(patience: "Patience") -> "Jobs":

@@ -18,6 +18,8 @@
     │       ├── EndNotAfterStart
     │       ├── WindowTooLong
     │       ├── UnknownSearchBy
+    │       ├── UnknownRangeSearchBy
+    │       ├── TooManyPieces
     │       ├── InvalidMrn
     │       ├── InvalidProviderIds
     │       └── SeveralProvidersSeveralDays
@@ -48,10 +50,19 @@
     │   ├── ResultsFault
     │   ├── BusFault
     │   ├── SecretsFault
-    │   └── TokensFault
+    │   ├── TokensFault
+    │   └── QueueFault
     ├── ScheduleError                   a schedule asks for something that cannot be done
     │   ├── InvalidScheduleInput
-    │   └── UnknownConnection
+    │   ├── UnknownConnection
+    │   ├── ConnectionSuspended
+    │   ├── MalformedWork
+    │   ├── RobotBusy
+    │   └── TriesSpent
+    ├── RegistryError                   an operator asks for what cannot be done with a connection
+    │   ├── ConnectionUnregistered
+    │   ├── SameToken
+    │   └── ConnectionMoved
     ├── RotationError                   the webhook secret cannot be rotated
     │   ├── InvalidRotationEvent
     │   ├── NotTheWebhookSecret
@@ -234,6 +245,20 @@ class UnknownSearchBy(InvalidFetchRequest):
     message = "search_by must be one of: date_range, mrn, provider."
 
 
+class UnknownRangeSearchBy(InvalidFetchRequest):
+    """`search_by` is none of the modes that have days to be split."""
+
+    code = "unknown_range_search_by"
+    message = "search_by must be one of: date_range, provider."
+
+
+class TooManyPieces(InvalidFetchRequest):
+    """More days times providers than a clinic's robot can get through."""
+
+    code = "too_many_pieces"
+    message = "The range has too many pieces: at most 400 fetches of one day or more each."
+
+
 class InvalidMrn(InvalidFetchRequest):
     """`mrn` is not a usable string."""
 
@@ -242,10 +267,12 @@ class InvalidMrn(InvalidFetchRequest):
 
 
 class InvalidProviderIds(InvalidFetchRequest):
-    """`provider_ids` is not a list of 1 to 10 ids."""
+    """`provider_ids` is not a list of as many ids as the route takes."""
 
     code = "invalid_provider_ids"
-    message = "provider_ids must be a list of 1 to 10 provider ids."
+
+    def __init__(self, most: int) -> None:
+        super().__init__(f"provider_ids must be a list of 1 to {most} provider ids.")
 
 
 class SeveralProvidersSeveralDays(InvalidFetchRequest):
@@ -319,10 +346,13 @@ class UpstreamRefusal(RelayError):
         *,
         error: str | None = None,
         retry_after: str | None = None,
+        emr_name: str | None = None,
     ) -> None:
         super().__init__(message)
         self.error = error
         self.retry_after = retry_after
+        self.emr_name = emr_name
+        """The clinic's EMR, where Cobalt refused because of it."""
 
     @property
     def reason(self) -> str:
@@ -511,6 +541,12 @@ class TokensFault(StorageFault):
     code = "tokens_fault"
 
 
+class QueueFault(StorageFault):
+    """SQS: the call failed, or an entry of it did. What was sent is known when it comes again."""
+
+    code = "queue_fault"
+
+
 class ScheduleError(RelayError):
     """A schedule asks for something that cannot be done."""
 
@@ -523,7 +559,9 @@ class InvalidScheduleInput(ScheduleError):
     code = "invalid_schedule_input"
     message = (
         'The input of a schedule must be {"connections": "all" or a list of connection ids, '
-        '"from_day": -365 to 365, "days": 2 to 8}.'
+        '"from_day": -365 to 365, "days": 2 to 366}; optional are "search_by" with "provider_ids" '
+        '(then also 1 day), "spread_minutes": 0 to 720, "at": "HH:MM" in quarters of an hour, '
+        '"schedule" and "scheduled_at".'
     )
 
 
@@ -535,6 +573,64 @@ class UnknownConnection(ScheduleError):
         "No token is kept for this connection. "
         "Its first accepted fetch through the relay registers it."
     )
+
+
+class ConnectionSuspended(ScheduleError):
+    """The clinic has to link its account again; until then nothing fetches it by itself."""
+
+    code = "login_required"
+    message = "The clinic has to link its account again. Its next successful fetch resumes it."
+
+
+class MalformedWork(ScheduleError):
+    """A message of the queue that the relay has not written, or another version of it has."""
+
+    code = "malformed_work"
+    message = "This message of the queue is no fetch that the relay knows of."
+
+
+class RobotBusy(ScheduleError):
+    """As many fetches of the connection are under way as its clinic's robot is asked to do at once.
+
+    Nothing was started.
+    """
+
+    code = "robot_busy"
+    message = "The clinic's robot is at another fetch. Try again in a minute."
+
+
+class TriesSpent(ScheduleError):
+    """Cobalt took a piece at none of the tries; an operator may put it back."""
+
+    code = "tries_spent"
+    message = "Cobalt did not take this fetch, however often it was asked. Put it back later."
+
+
+class RegistryError(RelayError):
+    """An operator asks for something that cannot be done with a connection."""
+
+    code = "registry_error"
+
+
+class ConnectionUnregistered(RegistryError):
+    """There is no such connection."""
+
+    code = "connection_unregistered"
+    message = "There is no such connection."
+
+
+class SameToken(RegistryError):
+    """The new token is the old one: nothing has to be replaced."""
+
+    code = "same_token"
+    message = "This is the token that the connection has already."
+
+
+class ConnectionMoved(RegistryError):
+    """The connection has been replaced already, by another one."""
+
+    code = "connection_moved"
+    message = "This connection was replaced by another one already."
 
 
 class RotationError(RelayError):

@@ -7,22 +7,28 @@ has rules, archives and log groups that nobody cleared for it. The contracts are
 
 import uuid
 from abc import abstractmethod
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
 
 from cobalt_relay.models import (
+    LOGIN_REQUIRED,
     Channel,
+    ConnectionChange,
+    ConnectionState,
     EventRecord,
+    FetchRange,
     Instant,
     Job,
     JobState,
+    Reporter,
     RequestRecord,
     RequestState,
     ResultLocation,
     SearchBy,
     Trigger,
     Window,
+    iso,
 )
 
 SOURCE = "cobalt-relay"
@@ -137,6 +143,110 @@ class CobaltEventReceived(RelayEvent):
         return self.cobalt_event_id
 
 
+class _ConnectionChanged(RelayEvent):
+    """What the events about a change of a connection have in common."""
+
+    suspended_at: Instant
+
+    @property
+    def subject(self) -> str:
+        """The connection, and since when it was suspended."""
+        return f"{self.connection_id} {iso(self.suspended_at)}"
+
+
+class ConnectionSuspended(_ConnectionChanged):
+    """The clinic has to link its account again: schedules leave it out until a fetch succeeds.
+
+    `reported_by` says whether Cobalt's answer to a fetch told so, its event or a fetch's result.
+    """
+
+    detail_type: ClassVar[str] = "Connection Suspended"
+
+    reason: str
+    reported_by: Reporter
+
+
+class ConnectionResumed(_ConnectionChanged):
+    """A fetch of a suspended connection succeeded: schedules fetch it again."""
+
+    detail_type: ClassVar[str] = "Connection Resumed"
+
+    resumed_at: Instant
+
+
+class AppointmentRangeCompleted(RelayEvent):
+    """Every piece of a range has ended; `job_execution_id` is the range's.
+
+    `status` is `COMPLETED`, `PARTIAL` or `FAILED`. Each piece that became a job had an event of its
+    own.
+    """
+
+    detail_type: ClassVar[str] = "Appointment Range Completed"
+
+    request_id: str | None
+    trigger: Trigger
+    search_by: SearchBy
+    accepted_at: Instant
+    completed_at: Instant
+    status: Literal["COMPLETED", "PARTIAL", "FAILED"]
+    piece_count: int
+    completed_count: int
+    appointment_count: int
+    error_codes: tuple[str, ...]
+
+    @property
+    def subject(self) -> str:
+        """The range."""
+        return str(self.job_execution_id)
+
+
+def connection_changed(change: ConnectionChange) -> RelayEvent:
+    """Announce that a connection was suspended or resumed."""
+    about = {
+        "connection_id": change.connection_id,
+        "access_token_reference_id": change.access_token_reference_id,
+        "window": None,
+    }
+    if change.state is ConnectionState.ACTIVE:
+        return ConnectionResumed(
+            **about,
+            job_execution_id=change.job_execution_id,
+            suspended_at=change.suspended_at or change.changed_at,
+            resumed_at=change.changed_at,
+        )
+    return ConnectionSuspended(
+        **about,
+        job_execution_id=None,
+        suspended_at=change.changed_at,
+        reason=LOGIN_REQUIRED,
+        reported_by=change.reported_by or "answer",
+    )
+
+
+def range_completed(found: FetchRange) -> RelayEvent | None:
+    """Announce what came of a range; None for one that has not ended."""
+    if found.completed_at is None:
+        return None
+    outcomes, plan = found.outcomes, found.plan
+    status: Any = found.state.value
+    return AppointmentRangeCompleted(
+        job_execution_id=plan.range_id,
+        connection_id=plan.connection_id,
+        access_token_reference_id=None,
+        window=plan.request.window,
+        request_id=found.request_id,
+        trigger=plan.trigger,
+        search_by=plan.request.search_by,
+        accepted_at=plan.accepted_at,
+        completed_at=found.completed_at,
+        status=status,
+        piece_count=len(outcomes),
+        completed_count=sum(each.status == "COMPLETED" for each in outcomes),
+        appointment_count=sum(each.appointment_count or 0 for each in outcomes),
+        error_codes=tuple(sorted({each.error_code for each in outcomes if each.error_code})),
+    )
+
+
 def job_ended(job: Job) -> RelayEvent | None:
     """Announce how a job ended, from what is kept, so that a repeat says the same.
 
@@ -151,6 +261,14 @@ def job_ended(job: Job) -> RelayEvent | None:
         "accepted_at": job.accepted_at,
     }
     completion = job.completion
+    if job.state is JobState.FAILED and job.closed_at:
+        return AppointmentFetchFailed(
+            **fetch,
+            access_token_reference_id=None,
+            window=job.window,
+            completed_at=job.closed_at,
+            error_code=job.error_code or "fetch_failed",
+        )
     if job.state is JobState.EXPIRED and job.deadline and job.expired_at:
         return AppointmentFetchExpired(
             **fetch,
@@ -214,7 +332,7 @@ def cobalt_event_received(event_id: str, record: EventRecord) -> RelayEvent | No
         return None
     return CobaltEventReceived(
         job_execution_id=record.job_execution_id,
-        connection_id=None,
+        connection_id=record.connection_id,
         access_token_reference_id=record.access_token_reference_id,
         window=None,
         cobalt_event_id=event_id,

@@ -7,7 +7,10 @@ import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum, StrEnum
+from functools import cached_property
+from itertools import batched, pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self
+from uuid import UUID, uuid5
 
 from pydantic import BaseModel, ConfigDict, Field, PlainSerializer
 
@@ -18,12 +21,15 @@ from cobalt_relay.errors import (
     InvalidProviderIds,
     MissingParameters,
     SeveralProvidersSeveralDays,
+    TooManyPieces,
+    UnknownRangeSearchBy,
     UnknownSearchBy,
     WindowTooLong,
 )
 
 SearchBy = Literal["date_range", "mrn", "provider"]
-Trigger = Literal["api", "schedule"]
+Trigger = Literal["api", "range", "schedule"]
+"""Who wanted a fetch: a caller, for some days or for a range of any length, or a schedule."""
 Channel = Literal["webhook", "poll", "sweep"]
 """How a result came: Cobalt's delivery, a look at its job, or a look at everything of the day."""
 
@@ -31,6 +37,12 @@ MAX_WINDOW_DAYS = 7
 """`end_date - start_date` at most (docs: Fetch appointments, "The range cannot exceed 7 days")."""
 MAX_PROVIDER_WINDOW_DAYS = 5
 MAX_PROVIDERS = 10
+MAX_RANGE_DAYS = 366
+"""`end_date - start_date` of a range at most: a year, whichever it is."""
+MAX_RANGE_PROVIDERS = 90
+"""With what else is in a body they fit into the 100 values that one may have."""
+MAX_PIECES = 400
+"""Fetches in a range at most: every day of a year for ten providers, and some."""
 MAX_MRN_LENGTH = 128
 MAX_NUMBER = 2**53 - 1
 """Of an id that is a JSON number: every parser reads those up to here alike (RFC 8259, 6)."""
@@ -84,6 +96,19 @@ class Window(_Frozen):
         0 where they are equal, negative where they are swapped.
         """
         return (self.end_date - self.start_date).days
+
+    def parts(self, days: int) -> "tuple[Window, ...]":
+        """Cut it into as few windows of at most so many days as there can be, as equal as can be.
+
+        So none has a single day where the whole has more of them and `days` is 3 or more.
+        """
+        whole = self.days_between + 1
+        count = -(-whole // days)
+        firsts = [number * whole // count for number in range(count + 1)]
+        return tuple(
+            in_days(self.start_date, first, following - first)
+            for first, following in pairwise(firsts)
+        )
 
 
 class FetchRequest(_Frozen):
@@ -149,6 +174,71 @@ class FetchRequest(_Frozen):
         return hashlib.sha256(text.encode()).hexdigest()
 
 
+class RangeRequest(_Frozen):
+    """A live fetch for days of any number, up to a year: more than Cobalt takes at once.
+
+    It has as many pieces as there are fetches in it that Cobalt takes.
+    """
+
+    search_by: Literal["date_range", "provider"] = "date_range"
+    window: Window
+    provider_ids: tuple[str | int, ...] = Field(default=(), repr=False)
+
+    @classmethod
+    def from_body(cls, body: Mapping[str, Any]) -> Self:
+        """Check a caller's body by the rules of its mode, in the order of the documented ones.
+
+        Raises a leaf of `InvalidFetchRequest`.
+        """
+        match body.get("search_by"):
+            case None | "date_range":
+                window = Window.parse(*_required(body, "start_date", "end_date"))
+                if window.days_between <= 0:
+                    raise EndNotAfterStart
+                provider_ids: tuple[str | int, ...] = ()
+                search_by: Literal["date_range", "provider"] = "date_range"
+            case "provider":
+                ids, start, end = _required(body, "provider_ids", "start_date", "end_date")
+                provider_ids = _provider_ids(ids, MAX_RANGE_PROVIDERS)
+                window = Window.parse(start, end)
+                if window.days_between < 0:
+                    raise EndNotAfterStart
+                search_by = "provider"
+            case _:
+                raise UnknownRangeSearchBy
+        if window.days_between > MAX_RANGE_DAYS:
+            raise WindowTooLong(MAX_RANGE_DAYS)
+        request = cls(search_by=search_by, window=window, provider_ids=provider_ids)
+        if len(request.pieces) > MAX_PIECES:
+            raise TooManyPieces
+        return request
+
+    @cached_property
+    def pieces(self) -> tuple[FetchRequest, ...]:
+        """The fetches that it takes, day by day; the same ones each time.
+
+        Whether Cobalt's 7 and 5 days count the first day is not documented: a piece fits either
+        reading.
+        """
+        if self.search_by == "date_range":
+            return tuple(FetchRequest(window=each) for each in self.window.parts(MAX_WINDOW_DAYS))
+        days = MAX_PROVIDER_WINDOW_DAYS if len(self.provider_ids) == 1 else 1
+        groups = list(batched(self.provider_ids, MAX_PROVIDERS, strict=False))
+        return tuple(
+            FetchRequest(
+                search_by="provider", window=each, provider_ids=group, names_search_by=True
+            )
+            for each in self.window.parts(days)
+            for group in groups
+        )
+
+    def fingerprint(self, access_token: str) -> str:
+        """Name what is asked for without telling it; equal ranges of a connection agree."""
+        asked = self.model_dump(mode="json")
+        text = json.dumps(["range", access_token, asked], sort_keys=True, separators=(",", ":"))
+        return hashlib.sha256(text.encode()).hexdigest()
+
+
 def _required(body: Mapping[str, Any], *names: str) -> list[Any]:
     values = [body.get(name) for name in names]
     if any(value is None or value == "" for value in values):
@@ -184,9 +274,7 @@ def _mrn(body: Mapping[str, Any]) -> str:
 
 def _providers(body: Mapping[str, Any]) -> tuple[Window, tuple[str | int, ...]]:
     ids, start, end = _required(body, "provider_ids", "start_date", "end_date")
-    if not isinstance(ids, list) or not 1 <= len(ids) <= MAX_PROVIDERS:
-        raise InvalidProviderIds
-    provider_ids = tuple(map(_provider_id, ids))
+    provider_ids = _provider_ids(ids, MAX_PROVIDERS)
     window = Window.parse(start, end)
     if window.days_between < 0:
         raise EndNotAfterStart
@@ -197,14 +285,20 @@ def _providers(body: Mapping[str, Any]) -> tuple[Window, tuple[str | int, ...]]:
     return window, provider_ids
 
 
-def _provider_id(value: object) -> str | int:
+def _provider_ids(ids: object, most: int) -> tuple[str | int, ...]:
+    if not isinstance(ids, list) or not 1 <= len(ids) <= most:
+        raise InvalidProviderIds(most)
+    return tuple(_provider_id(each, most) for each in ids)
+
+
+def _provider_id(value: object, most: int) -> str | int:
     """Read an id; 7.0 is 7 in JSON, and some languages write it so."""
     if isinstance(value, str) and 1 <= len(value) <= MAX_MRN_LENGTH and value.isprintable():
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise InvalidProviderIds
+        raise InvalidProviderIds(most)
     if not 0 <= value <= MAX_NUMBER or value != int(value):
-        raise InvalidProviderIds
+        raise InvalidProviderIds(most)
     return int(value)
 
 
@@ -212,6 +306,14 @@ def _provider_id(value: object) -> str | int:
 
 
 LIVE_FETCH_COMPLETED = "appointment.live_fetch_completed"
+ACCOUNT_EVENTS = "access_token."
+"""How the types begin of events about a connection itself; those carry no job (docs: Webhooks)."""
+LOGIN_REQUIRED_EVENT = "access_token.login_required"
+PASSWORD_WARNING_EVENT = "access_token.password_change_warning"  # noqa: S105 - a type
+LOGIN_REQUIRED = "login_required"
+"""Cobalt's code for a broken link: the clinic has to link its account again."""
+LIVE_FETCH_EMR = "eClinicalWorks"
+"""The only EMR of which Cobalt accepts a live fetch (docs: Fetch appointments)."""
 PROBE = "relay.probe"
 """The type of a delivery that is ours: a rotation proves with it that a key is taken as genuine."""
 MAX_ID_LENGTH = 256
@@ -512,14 +614,44 @@ REQUEST_MOVES: dict[RequestState, tuple[RequestState, ...]] = {
     RequestState.ACCEPTED: (),
     RequestState.FAILED: (),
 }
+
+
+class ConnectionState(StrEnum):
+    """`ACTIVE`, unless the clinic has to link its account again or has got another token."""
+
+    ACTIVE = "active"
+    LOGIN_REQUIRED = "login_required"
+    REPLACED = "replaced"
+
+
+class RangeState(StrEnum):
+    """`ACCEPTED` until each piece has ended; then what came of all, of some, or of none."""
+
+    ACCEPTED = "ACCEPTED"
+    COMPLETED = "COMPLETED"
+    PARTIAL = "PARTIAL"
+    FAILED = "FAILED"
+
+
 JOB_MOVES: dict[JobState, tuple[JobState, ...]] = {
     JobState.ACCEPTED: (JobState.COMPLETED, JobState.FAILED, JobState.EXPIRED),
     JobState.EXPIRED: (JobState.COMPLETED,),
     JobState.COMPLETED: (),
     JobState.FAILED: (),
 }
-"""Where a row may go from a state. Every write that moves one is conditional on this table, and
-`docs/states.md` is drawn from it."""
+CONNECTION_MOVES: dict[ConnectionState, tuple[ConnectionState, ...]] = {
+    ConnectionState.ACTIVE: (ConnectionState.LOGIN_REQUIRED, ConnectionState.REPLACED),
+    ConnectionState.LOGIN_REQUIRED: (ConnectionState.ACTIVE, ConnectionState.REPLACED),
+    ConnectionState.REPLACED: (),
+}
+RANGE_MOVES: dict[RangeState, tuple[RangeState, ...]] = {
+    RangeState.ACCEPTED: (RangeState.COMPLETED, RangeState.PARTIAL, RangeState.FAILED),
+    RangeState.COMPLETED: (),
+    RangeState.PARTIAL: (),
+    RangeState.FAILED: (),
+}
+"""Where a row may go from a state. Every write that moves one is conditional on these tables, and
+`docs/states.md` is drawn from them."""
 
 
 def before[S: StrEnum](moves: Mapping[S, tuple[S, ...]], state: S) -> list[str]:
@@ -537,6 +669,8 @@ class Request(_Frozen):
     window: Window | None = None
     fingerprint: str
     requested_at: Instant
+    range_id: str | None = None
+    """The range of which it is a piece."""
 
 
 Notification = Literal["open", "sent"]
@@ -583,6 +717,11 @@ class Job(_Frozen):
     accepted_at: Instant | None = None
     deadline: Instant | None = None
     expired_at: Instant | None = None
+    range_id: str | None = None
+    """The range of which it is a piece."""
+    closed_at: Instant | None = None
+    """When it was ended without a result, and with which code: its connection was suspended."""
+    error_code: str | None = None
     completion: Completion | None = None
     seconds_to_completion: float | None = None
     """From its acceptance; None while nothing says when it was accepted."""
@@ -631,13 +770,13 @@ class JobReport(_Frozen):
             trigger=job.trigger,
             requested_at=requested_at,
             accepted_at=job.accepted_at,
-            completed_at=end.completed_at if end else None,
+            completed_at=end.completed_at if end else job.closed_at,
             expired_at=job.expired_at,
             deadline=job.deadline,
-            attempts=None if end else job.looks,
+            attempts=None if end or job.closed_at else job.looks,
             delivered_via=end.delivered_via if end else None,
             appointment_count=end.appointment_count if end and not end.error_code else None,
-            error_code=end.error_code if end else None,
+            error_code=end.error_code if end else job.error_code,
         )
 
 
@@ -675,6 +814,19 @@ class Started(NamedTuple):
     joined: bool
 
 
+class PieceOrder(NamedTuple):
+    """How a piece of a range is to be fetched.
+
+    The clinic's robot is asked to do at most `robots` things at once; `comes_again` where a refusal
+    that started nothing is not the end of it, `is_first` where its connection is not registered.
+    """
+
+    range_id: str
+    robots: int
+    comes_again: bool
+    is_first: bool = False
+
+
 class EventRecord(_FromCobalt):
     """That a signed event was taken in.
 
@@ -686,6 +838,7 @@ class EventRecord(_FromCobalt):
     event_type: str
     delivered_via: Channel
     job_execution_id: str | None = None
+    connection_id: str | None = None
     access_token_reference_id: str | None = None
     notification: Notification | None = None
     result: ResultLocation | None = None
@@ -697,7 +850,7 @@ class Announced(NamedTuple):
     A row that moves on meanwhile has another announcement.
     """
 
-    kind: Literal["JOB", "REQUEST", "EVENT"]
+    kind: Literal["JOB", "REQUEST", "EVENT", "CHANGE", "RANGE"]
     id: str
     state: str | None = None
 
@@ -706,10 +859,11 @@ class Hold(NamedTuple):
     """What makes two calls one: an idempotency key, or the question itself.
 
     `name` is what it is known by, `until` the moment from which it holds nobody off any more.
-    `replacing` is the request whose hold it takes over.
+    `replacing` is the request whose hold it takes over. A `ROBOT` is held by the fetch that keeps a
+    clinic's robot busy.
     """
 
-    kind: Literal["IDEMPOTENCY", "FLIGHT"]
+    kind: Literal["IDEMPOTENCY", "FLIGHT", "ROBOT"]
     name: str
     until: datetime
     replacing: str | None = None
@@ -727,10 +881,10 @@ class Holder(NamedTuple):
 class Due(NamedTuple):
     """A row that is to be looked at. `row` is None where it cannot be read."""
 
-    kind: Literal["JOB", "REQUEST", "EVENT"]
+    kind: Literal["JOB", "REQUEST", "EVENT", "CONNECTION", "CHANGE", "RANGE"]
     id: str
     due_at: str
-    row: Job | RequestRecord | EventRecord | None
+    row: "Job | RequestRecord | EventRecord | Connection | ConnectionChange | FetchRange | None"
 
 
 class Known(NamedTuple):
@@ -747,6 +901,198 @@ class Landing(StrEnum):
     EVENT_KNOWN = "event_known"
     JOB_CHANGED = "job_changed"
     """The job is not in the state in which it was read."""
+    CONNECTION_DIFFERS = "connection_differs"
+    """Its connection is suspended, or has no row: a success is not just noted."""
+
+
+class ClinicSettings(_Frozen):
+    """What Cobalt knows of a clinic (docs: Settings); None for what it does not say."""
+
+    access_token_reference_id: str | None = None
+    time_zone: str | None = None
+    """The name of an IANA time zone that there is."""
+
+
+class Connection(_FromCobalt):
+    """A set of EMR credentials that Cobalt holds, known by its access token.
+
+    Those moments are ours, of what this relay did or heard; None for what never happened or is not
+    known.
+    """
+
+    connection_id: str
+    state: ConnectionState
+    registered_at: Instant
+    access_token_reference_id: str | None = None
+    time_zone: str | None = None
+    emr_name: str | None = None
+    settings_read_at: Instant | None = None
+    last_success_at: Instant | None = None
+    last_failure_at: Instant | None = None
+    last_failure_code: str | None = None
+    suspended_at: Instant | None = None
+    suspended_by: "Reporter | None" = None
+    password_warning_at: Instant | None = None
+    replaced_by: str | None = None
+    replaces: str | None = None
+    looks: int = 0
+    """How often its settings were asked for without an answer."""
+
+    @property
+    def is_suspended(self) -> bool:
+        """Whether its clinic has to link its account again before a schedule may fetch it."""
+        return self.state is ConnectionState.LOGIN_REQUIRED
+
+
+Reporter = Literal["answer", "event", "result"]
+"""What told that a link is broken: Cobalt's answer to a fetch, its event, or a fetch's result."""
+
+
+class ConnectionChange(_FromCobalt):
+    """That a connection was suspended or resumed: a row of its own, until it is announced.
+
+    So that each change has its event, however soon the next one follows.
+    """
+
+    change_id: str
+    connection_id: str
+    access_token_reference_id: str | None = None
+    state: Literal[ConnectionState.LOGIN_REQUIRED, ConnectionState.ACTIVE]
+    changed_at: Instant
+    suspended_at: Instant | None = None
+    """Of one that was resumed: when it had been suspended."""
+    reported_by: Reporter | None = None
+    job_execution_id: str | None = None
+    """Of one that was resumed: the job whose success showed it."""
+    notification: Notification | None = None
+    looks: int = 0
+
+
+RANGE_LIFE = timedelta(hours=24)
+"""How long the pieces of a range may take, from when it was accepted."""
+
+
+class RangePlan(_Frozen):
+    """A range of days to be fetched for a connection, piece by piece."""
+
+    range_id: str
+    connection_id: str
+    trigger: Trigger
+    request: RangeRequest
+    accepted_at: Instant
+
+    @property
+    def deadline(self) -> datetime:
+        """When a piece that has not begun does not begin any more."""
+        return self.accepted_at + RANGE_LIFE
+
+
+class FetchWork(_Frozen):
+    """One message of the queue: a piece of a range that is to be fetched, but not too early.
+
+    `round` goes up each time an operator puts it back.
+    """
+
+    plan: RangePlan
+    piece: int = Field(ge=0)
+    not_before: Instant
+    round: int = Field(default=0, ge=0)
+
+    @property
+    def fetch(self) -> FetchRequest:
+        """What is to be fetched."""
+        return self.plan.request.pieces[self.piece]
+
+    def request_id(self, attempt: int) -> str:
+        """Name the request of an attempt: the same for each delivery of the message."""
+        name = f"{self.plan.range_id}/{self.piece}/{self.round}/{attempt}"
+        return str(uuid5(_ATTEMPTS, name))
+
+
+class PieceOutcome(_Frozen):
+    """What became of a piece of a range.
+
+    `PENDING` while it waits for its turn. A piece that came to no job has a code only.
+    """
+
+    window: Window
+    status: Literal["PENDING", "ACCEPTED", "COMPLETED", "FAILED", "EXPIRED"] = "PENDING"
+    job_execution_id: str | None = None
+    appointment_count: int | None = None
+    error_code: str | None = None
+
+    @property
+    def has_ended(self) -> bool:
+        """Whether nothing more comes of it."""
+        return self.status not in {"PENDING", "ACCEPTED"}
+
+
+class FetchRange(_FromCobalt):
+    """A parent job: what is known of a range; `outcomes` once all of its pieces have ended."""
+
+    plan: RangePlan
+    state: RangeState
+    request_id: str | None = None
+    queued: bool = False
+    """Whether all its pieces are known to be in the queue."""
+    pieces: "Mapping[int, PieceNote]" = {}
+    completed_at: Instant | None = None
+    outcomes: tuple[PieceOutcome, ...] = ()
+    notification: Notification | None = None
+    looks: int = 0
+
+
+class PieceNote(_Frozen):
+    """What a range's row knows of a piece: whose rows tell more, or why there are none."""
+
+    request_id: str | None = None
+    job_execution_id: str | None = None
+    error_code: str | None = None
+
+
+class RangeReport(_Frozen):
+    """A range as its caller sees it; None for what is not known (yet)."""
+
+    job_execution_id: str
+    status: RangeState
+    window: Window
+    trigger: Trigger
+    accepted_at: Instant
+    completed_at: Instant | None
+    deadline: Instant
+    appointment_count: int
+    """Of the pieces that have completed so far."""
+    pieces: tuple[PieceOutcome, ...]
+
+    @classmethod
+    def of(cls, found: FetchRange, outcomes: tuple[PieceOutcome, ...]) -> Self:
+        """Put together what the rows hold."""
+        return cls(
+            job_execution_id=found.plan.range_id,
+            status=found.state,
+            window=found.plan.request.window,
+            trigger=found.plan.trigger,
+            accepted_at=found.plan.accepted_at,
+            completed_at=found.completed_at,
+            deadline=found.plan.deadline,
+            appointment_count=sum(each.appointment_count or 0 for each in outcomes),
+            pieces=outcomes,
+        )
+
+
+_ATTEMPTS = UUID("0c5b0f0e-55a4-5c5e-8d5e-1f2f6a1b7c10")
+_RANGE_ID = re.compile(r"range_[0-9a-f]{32}", re.ASCII)
+
+
+def range_id_of(*parts: str) -> str:
+    """Name a range by what makes it what it is: the same parts give the same range."""
+    text = "\n".join(parts)
+    return "range_" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def is_range_id(text: str) -> bool:
+    """Whether a job's id is that of a range."""
+    return _RANGE_ID.fullmatch(text) is not None
 
 
 def utc_now() -> datetime:

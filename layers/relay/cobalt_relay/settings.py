@@ -5,8 +5,9 @@ from collections.abc import Mapping
 from datetime import timedelta
 from typing import Self
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
+from cobalt_relay.clinic_time import zone_named
 from cobalt_relay.errors import EnvironmentIncomplete
 
 
@@ -30,6 +31,16 @@ class Settings(BaseModel):
     job_deadline_minutes: int = Field(alias="JOB_DEADLINE_MINUTES", gt=0)
     single_flight_seconds: int = Field(alias="SINGLE_FLIGHT_SECONDS", ge=0)
     result_retention_days: int = Field(alias="RESULT_RETENTION_DAYS", gt=0)
+    fetch_queue_url: str = Field(alias="FETCH_QUEUE_URL", pattern=r"^https?://.+$")
+    fetches_per_connection: int = Field(alias="FETCHES_PER_CONNECTION", gt=0)
+    default_time_zone: str = Field(alias="DEFAULT_TIME_ZONE", min_length=1)
+
+    @field_validator("default_time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        if zone_named(name) is None:
+            raise ValueError
+        return name
 
     @property
     def job_deadline(self) -> timedelta:

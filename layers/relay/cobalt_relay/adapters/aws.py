@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from mypy_boto3_events import EventBridgeClient
     from mypy_boto3_s3 import S3Client
     from mypy_boto3_secretsmanager import SecretsManagerClient
+    from mypy_boto3_sqs import SQSClient
     from mypy_boto3_ssm import SSMClient
 
 AWS_FAULTS = (BotoCoreError, ClientError)
@@ -70,6 +71,11 @@ def events(config: Config = PATIENT) -> "EventBridgeClient":
 def secretsmanager(config: Config = PATIENT) -> "SecretsManagerClient":
     """Give a client for Secrets Manager."""
     return boto3.client("secretsmanager", config=config)
+
+
+def sqs(config: Config = PATIENT) -> "SQSClient":
+    """Give a client for SQS, for several threads at once."""
+    return boto3.client("sqs", config=config.merge(Config(max_pool_connections=16)))
 
 
 def ssm(config: Config = PATIENT) -> "SSMClient":

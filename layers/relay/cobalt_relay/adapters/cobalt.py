@@ -24,6 +24,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
 from cobalt_relay.adapters.listing import Page, read_page
+from cobalt_relay.clinic_time import zone_named
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -40,6 +41,7 @@ from cobalt_relay.errors import (
 from cobalt_relay.models import (
     LIVE_FETCH_COMPLETED,
     ClientCredentials,
+    ClinicSettings,
     FetchRequest,
     ListedEvent,
     WebhookRegistration,
@@ -74,6 +76,11 @@ _REFUSALS: dict[int, type[UpstreamRefusal]] = {
 }
 _SECRET = re.compile(r"[\x21-\x7e]{1,1024}", re.ASCII)
 _ERROR = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_UNSUPPORTED_EMR = re.compile(
+    r"Live fetch for appointments is not supported for (?P<name>[\w .&/-]{1,64})\."
+    r" Currently supported: eClinicalWorks\.",
+    re.ASCII,
+)
 _RETRY_AFTER = re.compile(
     r"\d{1,6}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII
 )
@@ -156,12 +163,22 @@ class Cobalt:
                 return
             yield listed
 
-    def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
-        """Give the label of a token, which its events carry (docs: `GET /v1/settings`)."""
+    def settings_of(self, credentials: ClientCredentials, access_token: str) -> ClinicSettings:
+        """Give a token's label, which its events carry, and time zone (docs: `GET /v1/settings`).
+
+        Neither, where Cobalt has no settings for it. Raises as the fetch does.
+        """
         headers = _headers(credentials) | {"access_token": access_token}
         status, answer = self._ask("GET", "/v1/settings", headers, none_where=(404,))
         data = answer.get("data") if status != 404 else None
-        return first_label(data, "access_token_reference_id") if isinstance(data, dict) else None
+        if not isinstance(data, dict):
+            return ClinicSettings()
+        zone = data.get("timezone")
+        is_zone = isinstance(zone, str) and zone_named(zone) is not None
+        return ClinicSettings(
+            access_token_reference_id=first_label(data, "access_token_reference_id"),
+            time_zone=zone if is_zone else None,
+        )
 
     def webhook(self, credentials: ClientCredentials) -> WebhookRegistration:
         """Ask what Cobalt signs with, and where it delivers (docs: Webhooks, management).
@@ -177,6 +194,17 @@ class Cobalt:
             if isinstance(each, dict) and isinstance(each.get("url"), str):
                 ids[each["url"]] = first_id(each, "id")
         return WebhookRegistration(secret=_secret(answer.get("webhook_secret_key")), ids=ids)
+
+    def register_webhook(self, credentials: ClientCredentials, url: str) -> str:
+        """Make Cobalt deliver to a URL, and give the key that it signs with (docs: Webhooks).
+
+        Sent once. Raises as the fetch does; should the answer get lost, `webhook` knows the key.
+        """
+        _, answer = self._ask("POST", "/v1/webhook", _headers(credentials), {"webhook_url": url})
+        secret = _secret(answer.get("webhook_secret_key"))
+        if secret is None:
+            raise UpstreamMalformed
+        return secret
 
     def rotate_webhook_secret(
         self, credentials: ClientCredentials, registration_id: str | None
@@ -201,14 +229,20 @@ class Cobalt:
         return secret
 
     def _ask(
-        self, method: str, path: str, headers: dict[str, str], none_where: tuple[int, ...] = ()
+        self,
+        method: str,
+        path: str,
+        headers: dict[str, str],
+        body: dict[str, Any] | None = None,
+        *,
+        none_where: tuple[int, ...] = (),
     ) -> tuple[int, dict[str, Any]]:
-        """Ask once, without a body; give a success, or what `none_where` names as no failure."""
+        """Ask once; give a success, or what `none_where` names as no failure."""
         seconds = self._connect_seconds + self._answer_seconds
-        status, retry_after, body = self._in_time(
-            partial(self._send, method, path, headers), seconds
+        status, retry_after, said = self._in_time(
+            partial(self._send, method, path, headers, body), seconds
         )
-        answer = _json_object(body)
+        answer = _json_object(said)
         if 200 <= status < 300 or status in none_where:
             return status, answer
         raise _failure(status, _retry_after(retry_after), answer)
@@ -426,9 +460,16 @@ def _failure(
             _message(answer.get("message")),
             error=error if isinstance(error, str) and _ERROR.fullmatch(error) else None,
             retry_after=retry_after,
+            emr_name=_emr_name(answer.get("message")),
         )
     may_run = status >= 500 and not (status == 503 and retry_after)
     return UpstreamBroken() if may_run else UpstreamUnavailable(retry_after=retry_after)
+
+
+def _emr_name(text: object) -> str | None:
+    """Find the EMR in the documented refusal of one; nothing else tells it."""
+    match = _UNSUPPORTED_EMR.fullmatch(text) if isinstance(text, str) else None
+    return match["name"] if match else None
 
 
 def _message(text: object) -> str | None:

@@ -1,6 +1,7 @@
 """Connections: a row for each, and its access token as an SSM SecureString.
 
-    row        CONNECTION#<connection id>, in the sparse index `connections`
+    row        CONNECTION#<connection id>, in the sparse indexes `connections` and `by_reference`
+    change     CHANGE#<connection id>@<moment>: that it was suspended or resumed, until announced
     token      <token path>/<connection id>
 
 The token goes first: a row without a token would be a connection that no schedule can fetch. It is
@@ -10,17 +11,44 @@ tell later whose fetch it was; it is forgotten where Cobalt refuses it.
 
 import time
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from itertools import batched
 from typing import TYPE_CHECKING
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
+from cobalt_relay.adapters.layout import (
+    announcement,
+    due_attributes,
+    move,
+    set_expression,
+    values_of,
+)
 from cobalt_relay.adapters.secrets import Remembered
-from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
+from cobalt_relay.adapters.table import (
+    ConditionFailedError,
+    Delete,
+    Item,
+    Key,
+    Put,
+    Table,
+    Update,
+)
 from cobalt_relay.errors import TokensFault, UnknownConnection
-from cobalt_relay.models import iso
+from cobalt_relay.models import (
+    CONNECTION_MOVES,
+    LIVE_FETCH_EMR,
+    LOGIN_REQUIRED,
+    ClinicSettings,
+    Connection,
+    ConnectionChange,
+    ConnectionState,
+    Reporter,
+    before,
+    iso,
+)
 
 if TYPE_CHECKING:
     from mypy_boto3_ssm import SSMClient
@@ -28,11 +56,210 @@ if TYPE_CHECKING:
 REGISTRY_SHARDS = 8
 MOST_TOKENS = 1_000
 """That a function remembers."""
+CHANGE_KEPT = timedelta(days=30)
 _INDEX = "connections"
+_BY_REFERENCE = "by_reference"
+_AT_ONCE = 100
+"""Connections that are read in one call."""
 
 
-class Connections:
-    """The connections that registered themselves. Raises `TableFault` and `TokensFault`."""
+class Registry:
+    """The rows of the connections. Raises `TableFault`."""
+
+    def __init__(self, table: Table) -> None:
+        self._table = table
+
+    def is_registered(self, connection_id: str) -> bool:
+        """Whether the connection has its row, and with it its token."""
+        return self._table.get(_key(connection_id)) != [None]
+
+    def register(self, connection_id: str, now: datetime, emr_name: str | None = None) -> None:
+        """Write the row of a connection whose token is kept; harmless where it is there already.
+
+        Its settings are due to be asked for.
+        """
+        connection = Connection(
+            connection_id=connection_id,
+            state=ConnectionState.ACTIVE,
+            registered_at=now,
+            emr_name=emr_name,
+        )
+        with suppress(ConditionFailedError):
+            self._table.write(_birth(connection, due_attributes(connection_id, now)))
+
+    # ------------------------------------------------------------------------------ what is known
+
+    def ids(self) -> Iterator[str]:
+        """List every connection; read page by page, so memory does not grow with their number."""
+        for shard in range(REGISTRY_SHARDS):
+            for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
+                yield item["connection_id"]
+
+    def get(self, connection_id: str) -> Connection | None:
+        """Read a connection; None where there is none."""
+        (item,) = self._table.get(_key(connection_id))
+        return Connection.model_validate(item) if item else None
+
+    def all(self) -> Iterator[Connection]:
+        """Give every connection; read page by page, so memory does not grow with their number."""
+        for some in batched(self.ids(), _AT_ONCE, strict=False):
+            yield from self.several(some)
+
+    def several(self, connection_ids: Iterable[str]) -> list[Connection]:
+        """Read up to 100 connections in one call; those that are not there are left out."""
+        items = self._table.get(*map(_key, connection_ids))
+        return [Connection.model_validate(item) for item in items if item]
+
+    def with_label(self, access_token_reference_id: str) -> list[str]:
+        """Give the ids of the connections that have a label; the index lags behind by a moment."""
+        partition = ("access_token_reference_id", access_token_reference_id)
+        listed = self._table.keys_of_index(_BY_REFERENCE, partition)
+        return [item["pk"].removeprefix("CONNECTION#") for item in listed]
+
+    def note_settings(
+        self, connection_id: str, settings: ClinicSettings, now: datetime, life: timedelta
+    ) -> None:
+        """Note what Cobalt knows of a clinic, and when to ask again; what it leaves out stays."""
+        changes = settings.model_dump(exclude_none=True) | {
+            "settings_read_at": iso(now),
+            "looks": 0,
+        }
+        self._change(connection_id, changes | due_attributes(connection_id, now + life))
+
+    def note_failure(
+        self, connection_id: str, error_code: str, now: datetime, emr_name: str | None = None
+    ) -> None:
+        """Note that a fetch failed, and the EMR where that was the reason."""
+        changes = {"last_failure_at": iso(now), "last_failure_code": error_code}
+        self._change(connection_id, changes | ({"emr_name": emr_name} if emr_name else {}))
+
+    def note_password_warning(self, connection_id: str, now: datetime) -> None:
+        """Note that the clinic's password is about to change."""
+        self._change(connection_id, {"password_warning_at": iso(now)})
+
+    def _change(self, connection_id: str, changes: Item) -> None:
+        key, expression = _key(connection_id), set_expression(changes)
+        with suppress(ConditionFailedError):
+            self._table.write(Update(key, expression, "attribute_exists(pk)", values_of(changes)))
+
+    # ------------------------------------------------------------------------------- its standing
+
+    def suspend(
+        self, connection: Connection, reporter: Reporter, said_at: datetime, now: datetime
+    ) -> bool:
+        """Suspend a connection whose link is broken, and open the announcement of that.
+
+        False where it is suspended already, or a fetch has succeeded since this was said.
+        """
+        change = ConnectionChange(
+            change_id=f"{connection.connection_id}@{iso(now)}",
+            connection_id=connection.connection_id,
+            access_token_reference_id=connection.access_token_reference_id,
+            state=ConnectionState.LOGIN_REQUIRED,
+            changed_at=now,
+            reported_by=reporter,
+            notification="open",
+        )
+        changes = {
+            "state": change.state.value,
+            "suspended_at": iso(now),
+            "suspended_by": reporter,
+            "last_failure_at": iso(now),
+            "last_failure_code": LOGIN_REQUIRED,
+        }
+        condition = (
+            "#state = :active AND attribute_not_exists(last_success_at)"
+            " OR #state = :active AND last_success_at < :said"
+        )
+        values = {":active": ConnectionState.ACTIVE.value, ":said": iso(said_at)}
+        return self._transition(connection, changes, condition, values, change)
+
+    def resume(
+        self, connection: Connection, job_execution_id: str, said_at: datetime, now: datetime
+    ) -> bool:
+        """Resume a suspended connection of which a fetch succeeded, and open the announcement.
+
+        False where it is not suspended, or was suspended since this was said.
+        """
+        if connection.suspended_at is None:
+            return False
+        change = ConnectionChange(
+            change_id=f"{connection.connection_id}@{iso(now)}",
+            connection_id=connection.connection_id,
+            access_token_reference_id=connection.access_token_reference_id,
+            state=ConnectionState.ACTIVE,
+            changed_at=now,
+            suspended_at=connection.suspended_at,
+            job_execution_id=job_execution_id,
+            notification="open",
+        )
+        changes = {
+            "state": change.state.value,
+            "last_success_at": iso(now),
+            "emr_name": LIVE_FETCH_EMR,
+        }
+        condition = "#state = :suspended AND suspended_at < :said"
+        values = {":suspended": ConnectionState.LOGIN_REQUIRED.value, ":said": iso(said_at)}
+        return self._transition(
+            connection, changes, condition, values, change, remove=("suspended_at", "suspended_by")
+        )
+
+    def _transition(
+        self,
+        connection: Connection,
+        changes: Item,
+        condition: str,
+        values: Item,
+        change: ConnectionChange,
+        remove: tuple[str, ...] = (),
+    ) -> bool:
+        """Move a connection, together with the row that says so until it is announced."""
+        moved = Update(
+            _key(connection.connection_id),
+            set_expression(changes, remove),
+            condition,
+            values | values_of(changes),
+        )
+        item = change.model_dump(mode="json", exclude_none=True) | announcement(
+            change.change_id, "", change.changed_at
+        )
+        item["expires_at"] = int((change.changed_at + CHANGE_KEPT).timestamp())
+        try:
+            self._table.write(Put(Key("CHANGE", change.change_id), item), moved)
+        except ConditionFailedError:
+            return False
+        return True
+
+    # ---------------------------------------------------------------------------- by an operator
+
+    def put(self, connection: Connection, due: datetime) -> bool:
+        """Write the row of a new connection; False where there is one already.
+
+        Its settings are asked for when they are `due`.
+        """
+        try:
+            self._table.write(_birth(connection, due_attributes(connection.connection_id, due)))
+        except ConditionFailedError:
+            return False
+        return True
+
+    def hand_over(self, connection_id: str, heir: str) -> bool:
+        """Record that another connection has taken the place of this one.
+
+        False where it has done so before, or there is no such connection.
+        """
+        changes = {"state": ConnectionState.REPLACED.value, "replaced_by": heir}
+        states = before(CONNECTION_MOVES, ConnectionState.REPLACED)
+        remove = ("due_shard", "due_at")
+        try:
+            self._table.write(move(_key(connection_id), states, changes, remove))
+        except ConditionFailedError:
+            return False
+        return True
+
+
+class Connections(Registry):
+    """The connections with their tokens. Raises `TableFault` and `TokensFault`."""
 
     def __init__(
         self,
@@ -42,16 +269,12 @@ class Connections:
         key_arn: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._table = table
+        super().__init__(table)
         self._ssm = ssm
         self._token_path = token_path
         self._key_arn = key_arn
         self._clock = clock
         self._tokens: dict[str, Remembered[str]] = {}
-
-    def is_registered(self, connection_id: str) -> bool:
-        """Whether the connection has its row, and with it its token."""
-        return self._table.get(_key(connection_id)) != [None]
 
     def keep_token(self, connection_id: str, access_token: str) -> bool:
         """Keep the token, under the stack's own key; False where it is kept already."""
@@ -77,23 +300,6 @@ class Connections:
         except AWS_FAULTS as error:
             if error_code(error) != "ParameterNotFound":
                 raise TokensFault from error
-
-    def register(self, connection_id: str, now: datetime) -> None:
-        """Write the row of a connection whose token is kept; harmless where it is there already."""
-        row = {
-            "connection_id": connection_id,
-            "state": "active",
-            "registered_at": iso(now),
-            "registry_shard": _shard(connection_id),
-        }
-        with suppress(ConditionFailedError):
-            self._table.write(Put(_key(connection_id), row))
-
-    def ids(self) -> Iterator[str]:
-        """List every connection; read page by page, so memory does not grow with their number."""
-        for shard in range(REGISTRY_SHARDS):
-            for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
-                yield item["connection_id"]
 
     def token(self, connection_id: str, *, refresh: bool = False) -> str:
         """Give the kept token; `UnknownConnection` where there is none.
@@ -123,9 +329,20 @@ class Connections:
     def _parameter(self, connection_id: str) -> str:
         return f"{self._token_path}/{connection_id}"
 
+    def remove(self, connection_id: str) -> None:
+        """Remove a connection's token, then its row; harmless where there is neither."""
+        self.forget_token(connection_id)
+        self._table.write(Delete(_key(connection_id)))
+
 
 def _key(connection_id: str) -> Key:
     return Key("CONNECTION", connection_id)
+
+
+def _birth(connection: Connection, due: Item) -> Put:
+    item = connection.model_dump(mode="json", exclude_none=True, exclude={"looks"}) | due
+    shard = {"registry_shard": _shard(connection.connection_id)}
+    return Put(_key(connection.connection_id), item | shard)
 
 
 def _shard(connection_id: str) -> str:

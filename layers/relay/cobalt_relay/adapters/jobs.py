@@ -13,7 +13,6 @@ job, an announcement that is not known to be sent, and an expired job that may s
 """
 
 import heapq
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -23,16 +22,32 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cobalt_relay.adapters.layout import (
+    DUE_SHARDS,
+    announcement,
+    due_attributes,
+    holding,
+    move,
+    range_of,
+    set_expression,
+    values_of,
+)
 from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Update
 from cobalt_relay.errors import RelayError, TableFault
 from cobalt_relay.models import (
     JOB_MOVES,
     LIVE_FETCH_COMPLETED,
+    LIVE_FETCH_EMR,
+    LOGIN_REQUIRED,
     REQUEST_MOVES,
     Announced,
     Completion,
+    Connection,
+    ConnectionChange,
+    ConnectionState,
     Due,
     EventRecord,
+    FetchRange,
     Hold,
     Holder,
     Job,
@@ -46,8 +61,9 @@ from cobalt_relay.models import (
     iso,
 )
 
-DUE_SHARDS = 4
 _DUE = "due"
+_BY_CONNECTION = "by_connection"
+_JOBS_AT_ONCE = 25
 _READ_AT_ONCE = 100
 """Keys of one BatchGetItem."""
 
@@ -59,7 +75,9 @@ ANNOUNCING = timedelta(seconds=1)
 answer, so a retry after a crash finds it free."""
 AFTERWARDS = timedelta(days=2)
 """How long a row is kept beyond the deadline of its job at least: an expired one is still due."""
-HOLD_KEPT = timedelta(hours=1)
+
+MOST_CONNECTIONS = 200
+"""Whose settings are asked for in one run at most."""
 
 _ALWAYS = "attribute_not_exists(pk) OR attribute_exists(pk)"
 _UNTAKEN = ""
@@ -76,10 +94,10 @@ class Jobs:
 
     # ------------------------------------------------------------------------------------- requests
 
-    def record_request(self, request: Request, hold: Hold | None = None) -> bool:
-        """Put a request on record before Cobalt hears of it, together with its hold.
+    def record_request(self, request: Request, *holds: Hold) -> Hold | None:
+        """Put a request on record before Cobalt hears of it, together with its holds.
 
-        False, and nothing is written, where another request has the hold.
+        Gives the first hold that another request has; then nothing is written.
         """
         record = RequestRecord(
             **request.model_dump(),
@@ -89,16 +107,17 @@ class Jobs:
         item = (
             record.model_dump(mode="json", exclude_none=True)
             | {"expires_at": self._expiry(request.requested_at)}
-            | _due(request.request_id, request.requested_at + REQUEST_LOOK)
+            | due_attributes(request.request_id, request.requested_at + REQUEST_LOOK)
         )
-        holding = [_holding(request, hold)] if hold else []
+        holding = [_holding(request, hold) for hold in holds]
         try:
             self._table.write(Put(_request_key(request.request_id), item), *holding)
         except ConditionFailedError as condition:
-            if condition.failed[0]:  # ids are unique: nothing may be sent for this one again
+            is_known, *taken = condition.failed
+            if is_known:  # ids are unique: nothing may be sent for this one again
                 raise TableFault from None
-            return False
-        return True
+            return next(hold for hold, is_taken in zip(holds, taken, strict=True) if is_taken)
+        return None
 
     def holder(self, hold: Hold) -> Holder | None:
         """Read who has the hold; None where nobody has."""
@@ -114,11 +133,18 @@ class Jobs:
         return Holder(held["fingerprint"], held["request_id"], request, job)
 
     def close_request(
-        self, request: Request, state: RequestState, error: RelayError, now: datetime
+        self,
+        request: Request,
+        state: RequestState,
+        error: RelayError,
+        now: datetime,
+        *,
+        comes_again: bool = False,
     ) -> None:
         """Record that Cobalt gave no job.
 
-        Refused (`FAILED`, to be announced), or nobody can tell (`UNKNOWN`, to be looked into).
+        Refused (`FAILED`, to be announced unless it comes again), or nobody can tell (`UNKNOWN`, to
+        be looked into).
         """
         subject = request.request_id
         changes: Item = {
@@ -128,11 +154,14 @@ class Jobs:
         }
         if error.retry_after:
             changes["retry_after"] = error.retry_after
-        if state is RequestState.FAILED:
-            changes |= {"closed_at": iso(now)} | _announcement(subject, _UNTAKEN, now)
+        remove: tuple[str, ...] = ()
+        if state is RequestState.UNKNOWN:
+            changes |= due_attributes(subject, request.requested_at + FIRST_LOOK)
+        elif comes_again:
+            changes["closed_at"], remove = iso(now), ("due_shard", "due_at")
         else:
-            changes |= _due(subject, request.requested_at + FIRST_LOOK)
-        self._try(_move(_request_key(subject), before(REQUEST_MOVES, state), changes))
+            changes |= {"closed_at": iso(now)} | announcement(subject, _UNTAKEN, now)
+        self._try(move(_request_key(subject), before(REQUEST_MOVES, state), changes, remove))
 
     def expire_request(self, request: RequestRecord, now: datetime) -> RequestRecord | None:
         """End a request of which nobody knows whether it ran; None where it has moved on."""
@@ -148,10 +177,10 @@ class Jobs:
             "state": expired.state.value,
             "closed_at": iso(now),
             "looks": 0,
-            **_announcement(request.request_id, iso(now), now + FIRST_LOOK),
+            **announcement(request.request_id, iso(now), now + FIRST_LOOK),
         }
         states = before(REQUEST_MOVES, RequestState.EXPIRED)
-        moved = self._try(_move(_request_key(request.request_id), states, changes))
+        moved = self._try(move(_request_key(request.request_id), states, changes))
         return expired if moved else None
 
     def accept(
@@ -159,14 +188,15 @@ class Jobs:
         request: Request,
         job_execution_id: str,
         accepted_at: datetime,
-        flight: Hold | None = None,
+        *holds: Hold,
     ) -> bool:
         """Record Cobalt's 202: the job row appears and the request row closes, together.
 
         Where the webhook overtook the 202 the job is there already: then this request claims it,
         unless another one has. Where the request has another job already, the job is kept without
-        it. The job of a request that had expired says so. A `flight` is taken with it, whoever has
-        it, for others to join. Tells whether the job is the request's.
+        it. The job of a request that had expired says so. The holds are taken with it, whoever has
+        them: a flight for others to join, a robot for others to wait. Tells whether the job is the
+        request's.
         """
         job = Job(
             job_execution_id=job_execution_id,
@@ -179,19 +209,21 @@ class Jobs:
             accepted_at=accepted_at,
             deadline=accepted_at + self._deadline,
             expired_at=request.expired_at if isinstance(request, RequestRecord) else None,
+            range_id=request.range_id,
         )
-        accepted = _move(
+        accepted = move(
             _request_key(request.request_id),
             before(REQUEST_MOVES, RequestState.ACCEPTED),
             {"state": RequestState.ACCEPTED.value, "job_execution_id": job_execution_id},
             remove=("due_shard", "due_at", "notification"),
         )
-        item = self._job_item(job, accepted_at) | _due(job_execution_id, accepted_at + FIRST_LOOK)
+        item = self._job_item(job, accepted_at) | due_attributes(
+            job_execution_id, accepted_at + FIRST_LOOK
+        )
         born = Put(_job_key(job_execution_id), item)
-        taken = _holding(request, flight) if flight else None
-        joinable = [replace(taken, condition=_ALWAYS, values={})] if taken else []
+        taken = [replace(_holding(request, hold), condition=_ALWAYS, values={}) for hold in holds]
         try:
-            self._table.write(born, accepted, *joinable)
+            self._table.write(born, accepted, *taken)
         except ConditionFailedError as condition:
             if condition.failed[0]:
                 return self._claim(job, accepted)
@@ -215,12 +247,12 @@ class Jobs:
         if seconds is not None and claimed.accepted_at:
             now = claimed.accepted_at
             changes["seconds_to_completion"] = Decimal(str(seconds))
-            changes |= _announcement(claimed.job_execution_id, _UNTAKEN, now)
+            changes |= announcement(claimed.job_execution_id, _UNTAKEN, now)
         claim = Update(
             _job_key(claimed.job_execution_id),
-            _set(changes),
+            set_expression(changes),
             "attribute_exists(pk) AND attribute_not_exists(connection_id)",
-            _values(changes),
+            values_of(changes),
         )
         try:
             self._table.write(claim, accepted)
@@ -244,6 +276,56 @@ class Jobs:
         (item,) = self._table.get(_request_key(request_id))
         return _request(item).requested_at if item else None
 
+    def rows(
+        self, request_ids: Iterable[str] = (), job_ids: Iterable[str] = ()
+    ) -> tuple[dict[str, RequestRecord], dict[str, Job]]:
+        """Read several requests and jobs, by their ids; those that are not there are left out."""
+        keys = [_request_key(each) for each in request_ids] + [_job_key(each) for each in job_ids]
+        requests: dict[str, RequestRecord] = {}
+        jobs: dict[str, Job] = {}
+        for some in batched(keys, _READ_AT_ONCE, strict=False):
+            for key, item in zip(some, self._table.get(*some), strict=True):
+                if item and key.kind == "JOB":
+                    jobs[key.id] = _job(item)
+                elif item:
+                    requests[key.id] = _request(item)
+        return requests, jobs
+
+    def of_connection(self, connection_id: str) -> Iterator[Job]:
+        """Give the jobs of a connection, the newest first, as they are asked for.
+
+        The index may lag behind by a moment.
+        """
+        listed = self._table.keys_of_index(
+            _BY_CONNECTION, ("connection_id", connection_id), backwards=True
+        )
+        keys = (_key_of(item) for item in listed if item["sk"] == "JOB")
+        for some in batched(keys, _JOBS_AT_ONCE, strict=False):
+            for item in self._table.get(*some):
+                if item:
+                    yield _job(item)
+
+    def recent(self, connection_id: str, most: int) -> list[Job]:
+        """Give the newest jobs of a connection, the newest first."""
+        return list(islice(self.of_connection(connection_id), most))
+
+    def give(self, row: Job | RequestRecord | FetchRange, connection_id: str) -> bool:
+        """Give a row to another connection, which has taken its own one's place.
+
+        False where it is not its own one's any more.
+        """
+        former: str | None
+        match row:
+            case Job():
+                key, former = _job_key(row.job_execution_id), row.connection_id
+            case RequestRecord():
+                key, former = _request_key(row.request_id), row.connection_id
+            case FetchRange():
+                key, former = Key("RANGE", row.plan.range_id), row.plan.connection_id
+        changes = {"connection_id": connection_id}
+        values = {**values_of(changes), ":former": former}
+        return self._try(Update(key, set_expression(changes), "connection_id = :former", values))
+
     # ----------------------------------------------------------------------------------- deliveries
 
     def look_up(self, event_id: str, job_execution_id: str | None) -> Known:
@@ -257,11 +339,14 @@ class Jobs:
             _job(job[0]) if job and job[0] else None,
         )
 
-    def end(self, job: Job, completion: Completion, now: datetime) -> tuple[Landing, Job]:
+    def end(
+        self, job: Job, completion: Completion, now: datetime, *, alone: bool = False
+    ) -> tuple[Landing, Job]:
         """End an open job and open its announcement, in one write with the event's record.
 
-        The announcement is the writer's own from `now` on, for as long as `ANNOUNCING`. Gives the
-        job as it is then.
+        The announcement is the writer's own from `now` on, for as long as `ANNOUNCING`. Unless told
+        to write `alone`, it notes the success or the failure with its connection too;
+        `CONNECTION_DIFFERS` where more is to be done there. Gives the job as it is then.
         """
         ended = job.model_copy(
             update={
@@ -277,15 +362,16 @@ class Jobs:
             "state": completion.state.value,
             "completion": completion.model_dump(mode="json", exclude_none=True),
             "looks": 0,
-            **_announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
+            **announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
         }
         if ended.seconds_to_completion is not None:
             changes["seconds_to_completion"] = Decimal(str(ended.seconds_to_completion))
         if not job.may_become(JobState(completion.state)):
             return Landing.JOB_CHANGED, job
         key, was = _job_key(job.job_execution_id), [job.state.value]
-        move = _move(key, was, changes, remove=("notified_at",))
-        return self._land(completion, move), ended
+        ending = move(key, was, changes, remove=("notified_at",))
+        note = None if alone or not job.connection_id else _note(job.connection_id, completion)
+        return self._land(completion, ending, note), ended
 
     def create_ended(self, completion: Completion, now: datetime) -> tuple[Landing, Job]:
         """Write the job of a result that no fetch of ours is known to have asked for (yet)."""
@@ -295,12 +381,14 @@ class Jobs:
             completion=completion,
             notification="open",
         )
-        item = self._job_item(job, completion.completed_at) | _announcement(
+        item = self._job_item(job, completion.completed_at) | announcement(
             completion.job_execution_id, iso(now), now + FIRST_LOOK
         )
         return self._land(completion, Put(_job_key(completion.job_execution_id), item)), job
 
-    def _land(self, completion: Completion, job_write: Put | Update) -> Landing:
+    def _land(
+        self, completion: Completion, job_write: Put | Update, note: Update | None = None
+    ) -> Landing:
         record = EventRecord(
             body_sha256=completion.body_sha256,
             received_at=completion.completed_at,
@@ -311,14 +399,19 @@ class Jobs:
         )
         event_write = Put(_event_key(completion.cobalt_event_id), self._event_item(record))
         try:
-            self._table.write(event_write, job_write)
+            self._table.write(event_write, job_write, *([note] if note else []))
         except ConditionFailedError as condition:
-            return Landing.EVENT_KNOWN if condition.failed[0] else Landing.JOB_CHANGED
+            outcomes = (Landing.EVENT_KNOWN, Landing.JOB_CHANGED, Landing.CONNECTION_DIFFERS)
+            return next(
+                outcome
+                for outcome, failed in zip(outcomes, condition.failed, strict=False)
+                if failed
+            )
         return Landing.LANDED
 
     def record_event(self, event_id: str, record: EventRecord, now: datetime) -> Landing:
         """Record an event that ends no job, and open its announcement."""
-        item = self._event_item(record) | _announcement(event_id, iso(now), now + FIRST_LOOK)
+        item = self._event_item(record) | announcement(event_id, iso(now), now + FIRST_LOOK)
         recorded = self._try(Put(_event_key(event_id), item))
         return Landing.LANDED if recorded else Landing.EVENT_KNOWN
 
@@ -328,15 +421,16 @@ class Jobs:
         """Give the rows whose look is due, the longest overdue first, at most so many.
 
         The index may lag behind: each row is read again, consistently, and left out where its look
-        is not due any more.
+        is not due any more. Of connections there are a few only: a fleet's settings may all be due
+        at once, and must not stand before what somebody waits for.
         """
         moment = iso(now)
-        keys = islice(self._due_keys(up_to=moment), most)
+        keys = islice(_few_connections(self._due_keys(up_to=moment)), most)
         return [row for row in self._read(keys) if row.due_at <= moment]
 
-    def open_requests(self) -> list[RequestRecord]:
-        """Give every request that may still get a job."""
-        keys = (key for key in self._due_keys() if key.kind == "REQUEST")
+    def open_requests(self, up_to: datetime) -> list[RequestRecord]:
+        """Give every request that may still get a job, and whose look is due up to a moment."""
+        keys = (key for key in self._due_keys(iso(up_to)) if key.kind == "REQUEST")
         rows = (due.row for due in self._read(keys))
         return [row for row in rows if isinstance(row, RequestRecord) and row.is_open]
 
@@ -355,15 +449,15 @@ class Jobs:
             condition += " AND #state = :requested"
             values[":requested"] = RequestState.REQUESTED.value
         remove = () if until is not None else ("due_shard", "due_at")
-        expression = _set(changes, remove)
+        expression = set_expression(changes, remove)
         key = Key(due.kind, due.id)
-        return self._try(Update(key, expression, condition, values | _values(changes)))
+        return self._try(Update(key, expression, condition, values | values_of(changes)))
 
     def contest(self, request: RequestRecord) -> None:
         """Record that a result fits the request and another question too."""
         changes = {"contested": True}
         key = _request_key(request.request_id)
-        self._try(Update(key, _set(changes), "attribute_exists(pk)", _values(changes)))
+        self._try(Update(key, set_expression(changes), "attribute_exists(pk)", values_of(changes)))
 
     def expire_job(self, job: Job, now: datetime) -> Job | None:
         """End a job of which nothing was heard; None where it has moved on."""
@@ -379,20 +473,42 @@ class Jobs:
             "state": expired.state.value,
             "expired_at": iso(now),
             "looks": 0,
-            **_announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
+            **announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
         }
         states = before(JOB_MOVES, JobState.EXPIRED)
-        moved = self._try(_move(_job_key(job.job_execution_id), states, changes))
+        moved = self._try(move(_job_key(job.job_execution_id), states, changes))
         return expired if moved else None
 
-    def _due_keys(self, up_to: str | None = None) -> Iterator[Key]:
-        last = ("due_at", up_to) if up_to else None
+    def fail_job(self, job: Job, error_code: str, now: datetime) -> Job | None:
+        """End an open job that cannot report any more; None where it has moved on."""
+        failed = job.model_copy(
+            update={
+                "state": JobState.FAILED,
+                "closed_at": now,
+                "error_code": error_code,
+                "notification": "open",
+                "looks": 0,
+            }
+        )
+        changes = {
+            "state": failed.state.value,
+            "closed_at": iso(now),
+            "error_code": error_code,
+            "looks": 0,
+            **announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
+        }
+        states = before(JOB_MOVES, JobState.FAILED)
+        moved = self._try(move(_job_key(job.job_execution_id), states, changes))
+        return failed if moved else None
+
+    def _due_keys(self, up_to: str) -> Iterator[Key]:
+        last = ("due_at", up_to)
         shards = [
             self._table.keys_of_index(_DUE, ("due_shard", str(shard)), last)
             for shard in range(DUE_SHARDS)
         ]
         for item in heapq.merge(*shards, key=lambda item: str(item["due_at"])):
-            yield Key(item["sk"], item["pk"].removeprefix(f"{item['sk']}#"))
+            yield _key_of(item)
 
     def _read(self, keys: Iterable[Key]) -> Iterator[Due]:
         for some in batched(keys, _READ_AT_ONCE, strict=False):
@@ -428,7 +544,7 @@ class Jobs:
         if next_look is not None:
             changes["due_at"] = iso(next_look)
         remove = () if next_look is not None else ("due_shard", "due_at")
-        self._move_announcement(announced, _set(changes, remove), "", _values(changes))
+        self._move_announcement(announced, set_expression(changes, remove), "", values_of(changes))
 
     def _move_announcement(
         self, announced: Announced, expression: str, condition: str, values: dict[str, Any]
@@ -463,6 +579,51 @@ class Jobs:
         return int((born + self._kept).timestamp())
 
 
+def _few_connections(keys: Iterable[Key]) -> Iterator[Key]:
+    """Leave out the connections beyond the first `MOST_CONNECTIONS`."""
+    connections = 0
+    for key in keys:
+        connections += key.kind == "CONNECTION"
+        if key.kind != "CONNECTION" or connections <= MOST_CONNECTIONS:
+            yield key
+
+
+def _key_of(item: Item) -> Key:
+    """Give the key of an item of an index."""
+    return Key(item["sk"], item["pk"].removeprefix(f"{item['sk']}#"))
+
+
+def _note(connection_id: str, completion: Completion) -> Update:
+    """Note with a connection how a job of it ended.
+
+    A success tells its EMR too: Cobalt takes a live fetch of no other. A broken link is more than a
+    note, but where the connection is suspended already.
+    """
+    at = iso(completion.completed_at)
+    if completion.state is JobState.COMPLETED:
+        changes: Item = {"last_success_at": at, "emr_name": LIVE_FETCH_EMR}
+        condition, values = "#state = :active", {":active": ConnectionState.ACTIVE.value}
+    else:
+        code = completion.error_code or "fetch_failed"
+        changes = {"last_failure_at": at, "last_failure_code": code}
+        condition, values = "attribute_exists(pk)", {}
+        if completion.error_code == LOGIN_REQUIRED:
+            condition, values = (
+                "#state = :suspended",
+                {":suspended": ConnectionState.LOGIN_REQUIRED.value},
+            )
+    return Update(
+        _connection_key(connection_id),
+        set_expression(changes),
+        condition,
+        values | values_of(changes),
+    )
+
+
+def _connection_key(connection_id: str) -> Key:
+    return Key("CONNECTION", connection_id)
+
+
 def _request_key(request_id: str) -> Key:
     return Key("REQUEST", request_id)
 
@@ -476,46 +637,7 @@ def _event_key(event_id: str) -> Key:
 
 
 def _holding(request: Request, hold: Hold) -> Put:
-    values = {":now": iso(request.requested_at)}
-    condition = "attribute_not_exists(pk) OR held_until < :now"
-    if hold.replacing is not None:
-        condition += " OR request_id = :replacing"
-        values[":replacing"] = hold.replacing
-    item = {
-        "request_id": request.request_id,
-        "fingerprint": request.fingerprint,
-        "held_until": iso(hold.until),
-        "expires_at": int((hold.until + HOLD_KEPT).timestamp()),
-    }
-    return Put(Key(hold.kind, hold.name), item, condition, values)
-
-
-def _due(subject_id: str, look: datetime) -> Item:
-    return {"due_shard": str(zlib.crc32(subject_id.encode()) % DUE_SHARDS), "due_at": iso(look)}
-
-
-def _announcement(subject_id: str, announced_from: str, look: datetime) -> Item:
-    return {"notification": "open", "announced_from": announced_from, **_due(subject_id, look)}
-
-
-def _move(key: Key, states: list[str], changes: Item, remove: tuple[str, ...] = ()) -> Update:
-    """Change a row that is in one of the states."""
-    origins = {f":from{number}": state for number, state in enumerate(states)}
-    return Update(
-        key,
-        _set(changes, remove),
-        f"#state IN ({', '.join(origins)})",
-        {**origins, **_values(changes)},
-    )
-
-
-def _set(changes: Item, remove: tuple[str, ...] = ()) -> str:
-    expression = "SET " + ", ".join(f"#{name} = :{name}" for name in changes)
-    return f"{expression} REMOVE {', '.join(remove)}" if remove else expression
-
-
-def _values(changes: Item) -> Item:
-    return {f":{name}": value for name, value in changes.items()}
+    return holding(request.request_id, request.fingerprint, request.requested_at, hold)
 
 
 def _job(item: Item) -> Job:
@@ -527,10 +649,13 @@ def _request(item: Item) -> RequestRecord:
     return RequestRecord.model_validate({name: item[name] for name in fields if name in item})
 
 
-_READERS: dict[str, Callable[[Item], Job | RequestRecord | EventRecord]] = {
+_READERS: dict[str, Callable[[Item], Any]] = {
     "JOB": _job,
     "REQUEST": _request,
     "EVENT": EventRecord.model_validate,
+    "CONNECTION": Connection.model_validate,
+    "CHANGE": ConnectionChange.model_validate,
+    "RANGE": range_of,
 }
 
 

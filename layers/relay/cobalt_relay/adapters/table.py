@@ -74,7 +74,14 @@ class Update:
     values: Mapping[str, Any]
 
 
-Write = Put | Update
+@dataclass(frozen=True, slots=True)
+class Delete:
+    """Remove an item, whatever it holds; harmless where there is none."""
+
+    key: Key
+
+
+Write = Put | Update | Delete
 
 
 class Table:
@@ -134,7 +141,12 @@ class Table:
         raise TableFault
 
     def keys_of_index(
-        self, index: str, partition: tuple[str, str], up_to: tuple[str, str] | None = None
+        self,
+        index: str,
+        partition: tuple[str, str],
+        up_to: tuple[str, str] | None = None,
+        *,
+        backwards: bool = False,
     ) -> Iterator[Item]:
         """List one partition of an index, page by page, in the order of its sort key.
 
@@ -154,6 +166,7 @@ class Table:
                     IndexName=index,
                     KeyConditionExpression=condition,
                     ExpressionAttributeValues=values,
+                    ScanIndexForward=not backwards,
                     **page,  # type: ignore[arg-type]
                 )
             except AWS_FAULTS as error:
@@ -173,6 +186,13 @@ class Table:
                         "Item": self._serialize({**key.attributes(), **item}),
                         "ConditionExpression": condition,
                         **wanted,
+                    }
+                }
+            case Delete(key):
+                return {
+                    "Delete": {
+                        "TableName": self._name,
+                        "Key": self._serialize(key.attributes()),
                     }
                 }
             case Update(key, expression, condition, values):

@@ -25,20 +25,24 @@ from cobalt_relay.errors import (
     RateLimited,
     RelayError,
     RequestRefused,
+    RobotBusy,
     StorageFault,
     UnusableAccessToken,
     UpstreamFault,
     UpstreamRefusal,
     UpstreamUnanswered,
     UpstreamUnavailable,
+    UpstreamUnreachable,
     WrongClientCredentials,
 )
 from cobalt_relay.models import (
+    LIVE_FETCH_EMR,
     ClientCredentials,
     FetchRequest,
     Hold,
     Holder,
     JobState,
+    PieceOrder,
     Request,
     RequestRecord,
     RequestState,
@@ -55,6 +59,7 @@ from cobalt_relay.services.ports import (
     FetchCobalt,
     RequestStore,
 )
+from cobalt_relay.services.standing import Standing
 
 KEY_LIFE = timedelta(hours=24)
 LEASE = timedelta(seconds=30)
@@ -67,6 +72,11 @@ TAKE_OVER_SECONDS = 3.0
 INSIST_PAUSES = (0.2, 1.0)
 INSIST_SECONDS = 23.0
 """Up to when a write is tried again: the function ends after 28 s."""
+REGISTERED_FOR = timedelta(minutes=5)
+"""How long it is remembered that a connection is registered: an operator may remove it."""
+ROBOT_PATIENCE = timedelta(minutes=30)
+"""How long a fetch keeps a clinic's robot that does not report. It takes a couple of minutes, and
+what no webhook brings is polled for; one that is silent for longer does not hold the others up."""
 PAUSES = (0.1, 0.2, 0.4, 0.8)
 """Seconds between two looks at an equal request; the last one repeats."""
 
@@ -81,6 +91,7 @@ class _Token(Enum):
     KEPT = "kept before, by a fetch of which nothing is known yet"
     NEW = "kept by this fetch"
     NOT_KEPT = "it could not be kept"
+    GIVEN = "it came from where tokens are kept"
 
 
 class FetchAppointments:
@@ -92,6 +103,7 @@ class FetchAppointments:
         jobs: RequestStore,
         connections: ConnectionRegistry,
         secrets: CredentialStore,
+        standing: Standing,
         single_flight: timedelta,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
@@ -100,10 +112,11 @@ class FetchAppointments:
         self._jobs = jobs
         self._connections = connections
         self._secrets = secrets
+        self._standing = standing
         self._single_flight = single_flight
         self._now = now
         self._sleep = sleep
-        self._registered: set[str] = set()
+        self._registered: dict[str, datetime] = {}
 
     def admit(self, client_id: str, client_secret: str, access_token: str) -> None:
         """Let a caller in who has this relay's client credentials, and a token that can be one.
@@ -133,12 +146,14 @@ class FetchAppointments:
         request_id: str,
         trigger: Trigger,
         idempotency_key: str | None = None,
+        piece: PieceOrder | None = None,
     ) -> Started:
         """Ask Cobalt for a live fetch, once, or join the request that has asked already.
 
         The request is on record before Cobalt hears of it, the job after it answered. What Cobalt
         refuses or fails at closes the request and is raised: `UpstreamRefusal`, `UpstreamFault`.
-        Raises `IdempotencyKeyReused`, and `FetchUnderWay` where an equal request takes too long.
+        Raises `IdempotencyKeyReused`, `FetchUnderWay` where an equal request takes too long, and
+        `RobotBusy` for a piece that would ask a clinic's robot for too much at once.
         """
         credentials = self._secrets.credentials()
         request = Request(
@@ -149,25 +164,29 @@ class FetchAppointments:
             window=fetch.window,
             fingerprint=fetch.fingerprint(access_token),
             requested_at=self._now(),
+            range_id=piece.range_id if piece else None,
         )
         flight = self._flight(request)
         hold = flight
         if idempotency_key is not None:
             hold = _hold_of_key(request, access_token, idempotency_key)
-        started = self._enter(request, hold)
+        started = self._enter(request, hold, _robots(request, piece.robots) if piece else [])
         if started:
             return started
-        token = self._keep_token(request.connection_id, access_token)
+        # The token of a piece comes from where tokens are kept.
+        token = _Token.GIVEN if piece else self._keep_token(request.connection_id, access_token)
         try:
             job_execution_id = self._ask(request, credentials, access_token, fetch)
         except (UpstreamRefusal, UpstreamFault) as error:
-            self._close(request, error)
+            self._close(request, error, comes_again=piece is not None and piece.comes_again)
             if token is _Token.NEW and isinstance(error, AccessTokenRefused | AccessForbidden):
                 self._forget_token(request.connection_id, access_token)
             raise
-        # Without a key it is held already.
-        self._accepted(request, job_execution_id, None if hold is flight else flight)
-        if token in {_Token.NEW, _Token.KEPT}:
+        # What is held already is not taken again.
+        holds = [flight] if flight and hold is not flight else []
+        holds += [] if piece else _robots(request, 1)
+        self._accepted(request, job_execution_id, holds)
+        if token in {_Token.NEW, _Token.KEPT} or (piece and piece.is_first):
             self._register(request.connection_id)
         if token is _Token.KEPT:  # by a call that may have forgotten it meanwhile
             self._keep_token_again(request.connection_id, access_token)
@@ -175,18 +194,25 @@ class FetchAppointments:
 
     # ---------------------------------------------------------------- one question, put only once
 
-    def _enter(self, request: Request, hold: Hold | None) -> Started | None:
+    def _enter(self, request: Request, hold: Hold | None, robots: list[Hold]) -> Started | None:
         """Record the request, unless an equal one gives the answer; None where it is recorded."""
         pauses = iter(PAUSES)
         pause = 0.0
-        while not self._jobs.record_request(request, hold):
-            assert hold is not None  # noqa: S101 - nothing else holds a request off
-            holder = self._jobs.holder(hold)
+        while True:
+            holds = ([hold] if hold else []) + robots[:1]
+            taken = self._jobs.record_request(request, *holds)
+            if taken is None:
+                return None
+            if taken is not hold:
+                robots = self._robots_left(robots)
+                continue
+            holder = self._jobs.holder(taken)
             if holder and holder.fingerprint != request.fingerprint:
                 raise IdempotencyKeyReused
             started = self._answer_of(request, hold, holder) if holder else None
             if started:
                 return started
+            assert hold is not None  # noqa: S101 - it is the one that was taken
             waited = (self._now() - request.requested_at).total_seconds()
             is_under_way = holder is not None and self._is_under_way(holder)
             if waited > (AWAIT_ANSWER_SECONDS if is_under_way else TAKE_OVER_SECONDS):
@@ -196,7 +222,20 @@ class FetchAppointments:
                 continue
             pause = next(pauses, pause)
             self._sleep(pause)
-        return None
+
+    def _robots_left(self, robots: list[Hold]) -> list[Hold]:
+        """Give the robots to try after the first one was taken; `RobotBusy` where there is none.
+
+        One that a fetch has which has ended is free: it is tried once more, to be taken over.
+        """
+        first, *others = robots
+        holder = self._jobs.holder(first)
+        is_free = holder is None or not _keeps_robot(holder)
+        if is_free and (holder is None or first.replacing != holder.request_id):
+            return [first._replace(replacing=holder.request_id if holder else None), *others]
+        if not others:
+            raise RobotBusy
+        return others
 
     def _flight(self, request: Request) -> Hold | None:
         if not self._single_flight:
@@ -272,7 +311,9 @@ class FetchAppointments:
 
     # ------------------------------------------------------------------------------ what came of it
 
-    def _close(self, request: Request, error: UpstreamRefusal | UpstreamFault) -> None:
+    def _close(
+        self, request: Request, error: UpstreamRefusal | UpstreamFault, *, comes_again: bool
+    ) -> None:
         """Record why there is no job.
 
         The caller learns it from the error, whether or not this succeeds.
@@ -282,14 +323,32 @@ class FetchAppointments:
         count("FetchUnknown" if is_unknown else "FetchRefused")
         ids = _ids(request)
         logger.warning("fetch_not_accepted", extra={**ids, "error_code": error.reason})
+        comes_again = comes_again and started_nothing(error)
         try:
             self._insist(
-                request, lambda: self._jobs.close_request(request, state, error, self._now())
+                request,
+                lambda: self._jobs.close_request(
+                    request, state, error, self._now(), comes_again=comes_again
+                ),
             )
         except StorageFault as fault:
             logger.error("request_not_closed", extra={**ids, "error_code": fault.code})
+        self._note_failure(request, error)
 
-    def _accepted(self, request: Request, job_execution_id: str, flight: Hold | None) -> None:
+    def _note_failure(self, request: Request, error: UpstreamRefusal | UpstreamFault) -> None:
+        """Note the failure with its connection; a broken link suspends it, until a success."""
+        emr_name = error.emr_name if isinstance(error, UpstreamRefusal) else None
+        connection_id, now = request.connection_id, self._now()
+        try:
+            if emr_name:
+                self._connections.note_failure(connection_id, error.reason, now, emr_name)
+            else:
+                self._standing.failed(connection_id, error.reason, "answer", now)
+        except StorageFault as fault:
+            ids = {"connection_id": connection_id, "error_code": fault.code}
+            logger.error("failure_not_noted", extra=ids)
+
+    def _accepted(self, request: Request, job_execution_id: str, holds: list[Hold]) -> None:
         """Record Cobalt's 202.
 
         The job runs by now, so no fault in here may turn the answer into an error: the caller would
@@ -302,7 +361,7 @@ class FetchAppointments:
         try:
             self._insist(
                 request,
-                lambda: self._jobs.accept(request, job_execution_id, accepted_at, flight),
+                lambda: self._jobs.accept(request, job_execution_id, accepted_at, *holds),
             )
         except StorageFault as fault:
             count("JobNotRecorded")
@@ -323,11 +382,12 @@ class FetchAppointments:
 
     def _keep_token(self, connection_id: str, access_token: str) -> _Token:
         """Keep the token of a connection that is not registered yet."""
-        if connection_id in self._registered:
+        seen_at = self._registered.get(connection_id)
+        if seen_at and self._now() - seen_at < REGISTERED_FOR:
             return _Token.REGISTERED
         try:
             if self._connections.is_registered(connection_id):
-                self._registered.add(connection_id)
+                self._registered[connection_id] = self._now()
                 return _Token.REGISTERED
             is_new = self._connections.keep_token(connection_id, access_token)
         except RelayError as fault:
@@ -359,12 +419,31 @@ class FetchAppointments:
         """Record a connection whose token is kept; should that fail, its next fetch does it."""
         ids = {"connection_id": connection_id}
         try:
-            self._connections.register(connection_id, self._now())
+            self._connections.register(connection_id, self._now(), LIVE_FETCH_EMR)
         except RelayError as fault:
             logger.error("connection_not_registered", extra={**ids, "error_code": fault.code})
             return
-        self._registered.add(connection_id)
+        self._registered[connection_id] = self._now()
         logger.info("connection_registered", extra=ids)
+
+
+def started_nothing(error: RelayError) -> bool:
+    """Whether a fetch may be asked for again: Cobalt surely did not begin, and may do so later."""
+    return isinstance(error, RateLimited | UpstreamUnavailable | UpstreamUnreachable)
+
+
+def _robots(request: Request, most: int) -> list[Hold]:
+    """Name the places of a clinic's robot."""
+    until = request.requested_at + ROBOT_PATIENCE
+    return [Hold("ROBOT", f"{request.connection_id}-{number}", until) for number in range(most)]
+
+
+def _keeps_robot(holder: Holder) -> bool:
+    """Whether the robot may still be at a fetch, for all that is known."""
+    asked, job = holder.request, holder.job
+    if asked is None or asked.state in {RequestState.FAILED, RequestState.EXPIRED}:
+        return False
+    return job is None or job.state is JobState.ACCEPTED
 
 
 def _hold_of_key(request: Request, access_token: str, idempotency_key: str) -> Hold:

@@ -1,45 +1,100 @@
-"""Start the live fetches of a schedule: one per connection, none of them in the way of another."""
+"""Plan the fetches of a schedule: which connections, which days of their own, in which pieces.
 
-from collections.abc import Callable
-from contextlib import suppress
-from datetime import datetime
-from typing import Annotated, Literal, Self
-from uuid import uuid4
+Nothing is fetched here: each piece becomes a message, and is fetched when its turn has come. A plan
+that is made twice, by a repeated invocation or an operator, gives the same messages, and what was
+fetched for one of them is not fetched again.
+"""
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+import re
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, time, timedelta
+from itertools import batched
+from typing import Annotated, Any, Literal, Self
+from zlib import crc32
+from zoneinfo import ZoneInfo
 
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    ValidationError,
+    model_validator,
+)
+
+from cobalt_relay.clinic_time import comes_within, today, zone_named
 from cobalt_relay.errors import (
-    AccessForbidden,
-    AccessTokenRefused,
+    InvalidFetchRequest,
     InvalidScheduleInput,
     OutOfTime,
     RelayError,
-    UpstreamFault,
-    UpstreamRefusal,
+    UnknownConnection,
 )
 from cobalt_relay.events import AppointmentFetchFailed
-from cobalt_relay.models import FetchRequest, Window, in_days, utc_now
-from cobalt_relay.observability import count, failure, logger
-from cobalt_relay.services.ports import ConnectionTokens, EventBus, StartFetch
+from cobalt_relay.models import (
+    MAX_RANGE_DAYS,
+    MAX_RANGE_PROVIDERS,
+    Connection,
+    ConnectionState,
+    FetchWork,
+    RangePlan,
+    RangeRequest,
+    Window,
+    in_days,
+    moment_of,
+    range_id_of,
+    utc_now,
+)
+from cobalt_relay.observability import count, logger
+from cobalt_relay.services.fetch_range import PIECE_SECONDS
+from cobalt_relay.services.ports import EventBus, Fleet, StartFetch, WorkQueue
 
-SECONDS_PER_FETCH = 30.0
-"""What one fetch may take at worst: below it, no further one is begun in this run."""
-
+READ_AT_ONCE = 100
+RESERVE_SECONDS = 20.0
+"""What must be left of a run to plan a hundred connections more."""
+SLOT = timedelta(minutes=15)
+"""How far apart the runs of a schedule are that fetches at a time of the clinics' own."""
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^conn_[0-9a-f]{32}$")]
+_CLOCK = re.compile(r"([01]\d|2[0-3]):(00|15|30|45)", re.ASCII)
 
 
 class SchedulePlan(BaseModel):
-    """The input of a schedule.
+    """The input of a schedule: what to fetch for whom, in days that count from a clinic's today.
 
-    `days` counts the first and the last day; Cobalt takes 2 to 8 of them.
+    `days` counts the first and the last day; `date_range` takes 2 of them at least. `at` is a time
+    of the clinic's own, in quarters of an hour: then the schedule is to run each quarter, and a
+    connection is fetched by the run in which that time comes where it is. The fetches begin spread
+    over `spread_minutes`. `scheduled_at` is the time for which the run was planned: EventBridge
+    Scheduler puts it in place of `<aws.scheduler.scheduled-time>`.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
 
     connections: Literal["all"] | list[ConnectionId] = "all"
     from_day: int = Field(default=0, ge=-365, le=365)
-    days: int = Field(default=7, ge=2, le=8)
+    days: int = Field(default=14, ge=1, le=MAX_RANGE_DAYS)
+    search_by: Literal["date_range", "provider"] = "date_range"
+    provider_ids: list[str | int] = Field(
+        default_factory=list, max_length=MAX_RANGE_PROVIDERS, repr=False
+    )
+    at: str | None = Field(default=None, pattern=_CLOCK.pattern + "$")
+    spread_minutes: int = Field(default=10, ge=0, le=720)
+    schedule: str | None = Field(default=None, max_length=64)
+    scheduled_at: str | None = Field(default=None, max_length=64)
+
+    @model_validator(mode="after")
+    def _fits_its_mode(self) -> Self:
+        is_by_provider = self.search_by == "provider"
+        if is_by_provider != bool(self.provider_ids) or (self.days == 1 and not is_by_provider):
+            raise ValueError
+        example = in_days(datetime(2025, 1, 1, tzinfo=UTC).date(), 0, self.days)
+        asked = {"search_by": self.search_by, "provider_ids": self.provider_ids}
+        try:
+            RangeRequest.from_body(asked | example.model_dump(mode="json"))
+        except InvalidFetchRequest:
+            raise ValueError from None
+        return self
 
     @classmethod
     def parse(cls, event: object) -> Self:
@@ -49,6 +104,26 @@ class SchedulePlan(BaseModel):
         except ValidationError:
             raise InvalidScheduleInput from None
 
+    def request(self, window: Window) -> RangeRequest:
+        """Give what is fetched for the days of a window."""
+        return RangeRequest(
+            search_by=self.search_by, window=window, provider_ids=tuple(self.provider_ids)
+        )
+
+    def planned_for(self, now: datetime) -> datetime:
+        """Give the moment for which this run was planned; that of now where nothing says so.
+
+        MiniStack, for one, hands the placeholder on as it stands.
+        """
+        return moment_of(self.scheduled_at) or now
+
+    def is_due(self, zone: ZoneInfo, planned_for: datetime) -> bool:
+        """Whether this run is the one of a clinic's day."""
+        if self.at is None:
+            return True
+        begin = _slot_of(planned_for)
+        return comes_within(begin, begin + SLOT, time.fromisoformat(self.at), zone)
+
 
 class PlanFetches:
     """The use case. One object serves all invocations of a function."""
@@ -56,70 +131,105 @@ class PlanFetches:
     def __init__(
         self,
         fetch_appointments: StartFetch,
-        connections: ConnectionTokens,
+        connections: Fleet,
+        queue: WorkQueue,
         bus: EventBus,
+        default_zone: str,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._fetch_appointments = fetch_appointments
         self._connections = connections
+        self._queue = queue
         self._bus = bus
+        self._default_zone = default_zone
         self._now = now
 
-    def run(self, plan: SchedulePlan, seconds_left: Callable[[], float]) -> dict[str, object]:
-        """Start one live fetch per connection, and tell what became of each.
+    def run(
+        self, plan: SchedulePlan, run_id: str, seconds_left: Callable[[], float]
+    ) -> dict[str, object]:
+        """Queue the pieces of each connection that is due, and tell how many of what there were.
 
-        What fails for one connection is announced (`Appointment Fetch Failed`) and leaves the
-        others alone. Only what fails before the first fetch fails the run: repeated after that, it
-        would ask clinics twice. "Today" is the day in UTC.
+        A suspended connection is left out. What is named and not there is announced (`Appointment
+        Fetch Failed`) and leaves the others alone. Raises `QueueFault` and `OutOfTime` where not
+        all could be queued: planned again, the rest is. `run_id` names a run that no schedule made.
         """
         self._fetch_appointments.require_credentials()
-        window = in_days(self._now().date(), plan.from_day, plan.days)
-        named = self._connections.ids() if plan.connections == "all" else plan.connections
-        connection_ids = dict.fromkeys(named)  # all of them, each once, before the first fetch
-        started: dict[str, str] = {}
-        failed: dict[str, str] = {}
-        for connection_id in connection_ids:
-            request_id = str(uuid4())
-            try:
-                _spend(seconds_left())
-                started[connection_id] = self._fetch_appointments.start(
-                    self._connections.token(connection_id),
-                    FetchRequest(window=window),
-                    request_id=request_id,
-                    trigger="schedule",
-                ).job_execution_id
-            except (UpstreamRefusal, UpstreamFault) as error:
-                failed[connection_id] = error.reason  # on record, and announced from there
-                if isinstance(error, AccessTokenRefused | AccessForbidden):
-                    with suppress(RelayError):  # the next run is not to use a token that is gone
-                        self._connections.token(connection_id, refresh=True)
-            except RelayError as error:
-                failed[connection_id] = error.code
-                self._tell_failed(connection_id, request_id, window, error.code)
-            except Exception as error:  # noqa: BLE001 - the others must not suffer from it
-                logger.error("unexpected_error", extra=failure(error))
-                failed[connection_id] = "unexpected_error"
-                self._tell_failed(connection_id, request_id, window, "unexpected_error")
-        logger.info("schedule_run", extra={"started": len(started), "failed": len(failed)})
-        return {"window": window.model_dump(mode="json"), "started": started, "failed": failed}
+        run = _Run(plan, run_id, self._now(), seconds_left)
+        done = run.done
+        done["messages"] = self._queue.send(self._works(run), run.now)
+        for name in ("messages", "suspended", "without_time_zone"):
+            count(f"Planned{name.title().replace('_', '')}", done[name])
+        logger.info("schedule_planned", extra=done)
+        return {**done, "failed": run.failed}
 
-    def _tell_failed(
-        self, connection_id: str, request_id: str, window: Window, error_code: str
-    ) -> None:
-        """Announce a fetch that came to no request: no caller waits for a schedule's answer."""
+    def _works(self, run: "_Run") -> Iterator[FetchWork]:
+        """Give the messages one by one, reading a hundred connections at a time."""
+        plan = run.plan
+        is_for_all = plan.connections == "all"
+        ids = self._connections.ids() if is_for_all else iter(dict.fromkeys(plan.connections))
+        for some in batched(ids, READ_AT_ONCE, strict=False):
+            if run.seconds_left() < RESERVE_SECONDS:
+                raise OutOfTime
+            found = {each.connection_id: each for each in self._connections.several(some)}
+            for connection_id in some:
+                run.done["connections"] += 1
+                connection = self._heir(found.get(connection_id), run)
+                if connection:
+                    yield from self._pieces(connection, run)
+                elif not is_for_all:
+                    self._tell_unknown(connection_id, run)
+
+    def _heir(self, connection: Connection | None, run: "_Run") -> Connection | None:
+        """Give the connection that is to be fetched; None where none is, or it is listed itself."""
+        if connection is None or connection.state is not ConnectionState.REPLACED:
+            return connection
+        if run.plan.connections == "all" or not connection.replaced_by:
+            return None
+        return self._heir(self._connections.get(connection.replaced_by), run)
+
+    def _pieces(self, connection: Connection, run: "_Run") -> Iterator[FetchWork]:
+        plan, now = run.plan, run.now
+        if connection.is_suspended:
+            run.done["suspended"] += 1
+            return
+        zone = zone_named(connection.time_zone or "")
+        if zone is None:
+            run.done["without_time_zone"] += 1
+            zone = zone_named(self._default_zone)
+            assert zone  # noqa: S101 - the settings see to that
+        if not plan.is_due(zone, run.planned_for):
+            run.done["not_due"] += 1
+            return
+        run.done["planned"] += 1
+        range_plan = RangePlan(
+            range_id=range_id_of(run.name, connection.connection_id),
+            connection_id=connection.connection_id,
+            trigger="schedule",
+            request=plan.request(in_days(today(now, zone), plan.from_day, plan.days)),
+            accepted_at=now,
+        )
+        begin = now + _share(connection.connection_id) * timedelta(minutes=plan.spread_minutes)
+        for number in range(len(range_plan.request.pieces)):
+            not_before = begin + number * timedelta(seconds=PIECE_SECONDS)
+            yield FetchWork(plan=range_plan, piece=number, not_before=not_before)
+
+    def _tell_unknown(self, connection_id: str, run: "_Run") -> None:
+        """Announce a connection that is named and not there: nobody waits for an answer."""
+        error_code = UnknownConnection.code
+        run.failed[connection_id] = error_code
         count("ScheduledFetchFailed")
-        ids = {"connection_id": connection_id, "request_id": request_id}
-        logger.warning("scheduled_fetch_failed", extra={**ids, "error_code": error_code})
+        ids = {"connection_id": connection_id, "error_code": error_code}
+        logger.warning("scheduled_fetch_failed", extra=ids)
         event = AppointmentFetchFailed(
             job_execution_id=None,
             connection_id=connection_id,
             access_token_reference_id=None,
-            window=window,
-            request_id=request_id,
+            window=in_days(run.now.date(), run.plan.from_day, run.plan.days),
+            request_id=range_id_of(run.name, connection_id),
             trigger="schedule",
-            search_by="date_range",
+            search_by=run.plan.search_by,
             accepted_at=None,
-            completed_at=self._now(),
+            completed_at=run.now,
             error_code=error_code,
         )
         try:
@@ -128,6 +238,34 @@ class PlanFetches:
             logger.error("event_not_published", extra={**ids, "error_code": error.code})
 
 
-def _spend(seconds_left: float) -> None:
-    if seconds_left < SECONDS_PER_FETCH:
-        raise OutOfTime
+class _Run:
+    """One run: what it plans, and what came of it."""
+
+    def __init__(
+        self,
+        plan: SchedulePlan,
+        run_id: str,
+        now: datetime,
+        seconds_left: Callable[[], float],
+    ) -> None:
+        self.plan = plan
+        self.now = now
+        self.seconds_left = seconds_left
+        self.planned_for = plan.planned_for(now)
+        moment = moment_of(plan.scheduled_at)
+        self.name = f"{plan.schedule}\n{moment}" if plan.schedule and moment else run_id
+        self.done: dict[str, Any] = dict.fromkeys(
+            ("connections", "planned", "messages", "suspended", "not_due", "without_time_zone"), 0
+        )
+        self.failed: dict[str, str] = {}
+
+
+def _slot_of(moment: datetime) -> datetime:
+    """Give the begin of the quarter of an hour in which a moment lies."""
+    seconds = SLOT.total_seconds()
+    return datetime.fromtimestamp(moment.timestamp() // seconds * seconds, UTC)
+
+
+def _share(connection_id: str) -> float:
+    """Give a connection its place between 0 and 1: the same each day, and spread over all."""
+    return crc32(connection_id.encode()) / 2**32

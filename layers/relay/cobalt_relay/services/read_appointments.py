@@ -12,13 +12,18 @@ from datetime import datetime
 from cobalt_relay.errors import NoSuchJob
 from cobalt_relay.models import (
     MAX_ID_LENGTH,
+    FetchRange,
     Job,
     JobReport,
     JobState,
+    RangeReport,
+    RangeState,
     connection_id_of,
+    is_range_id,
     utc_now,
 )
-from cobalt_relay.services.ports import CredentialStore, JobReader
+from cobalt_relay.services.gather_ranges import outcomes_of
+from cobalt_relay.services.ports import CredentialStore, JobReader, RangeStore
 
 _NO_ID = ""
 """What an id is looked for as that cannot be one: there is no such row."""
@@ -32,16 +37,21 @@ class ReadAppointments:
     """The use case. One object serves all invocations of a function."""
 
     def __init__(
-        self, jobs: JobReader, secrets: CredentialStore, now: Callable[[], datetime] = utc_now
+        self,
+        jobs: JobReader,
+        ranges: RangeStore,
+        secrets: CredentialStore,
+        now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._jobs = jobs
+        self._ranges = ranges
         self._secrets = secrets
         self._now = now
 
     def job(
         self, client_id: str, client_secret: str, access_token: str, job_execution_id: str
-    ) -> tuple[JobReport, int | None]:
-        """Give a job of the caller's connection; beside it, for an open one, when to ask again.
+    ) -> tuple[JobReport | RangeReport, int | None]:
+        """Give a job or a range of the caller's connection; beside it, when to ask again if open.
 
         Seconds. Raises `NoSuchJob` in all other cases, `NotConfigured` leaves and `StorageFault`.
 
@@ -50,14 +60,26 @@ class ReadAppointments:
         """
         presented = (client_id, client_secret)
         are_ours = self._secrets.credentials().fit(*presented)
-        job = self._jobs.job(_possible(job_execution_id), self._now())
-        is_theirs = _belongs(job, connection_id_of(access_token))
+        job, found = self._read(_possible(job_execution_id))
+        owner = found.plan.connection_id if found else job.connection_id if job else None
+        is_theirs = hmac.compare_digest(owner or "", connection_id_of(access_token))
         if not (are_ours and is_theirs):
             are_ours = self._secrets.credentials(refresh=True).fit(*presented)
-        if not (job and are_ours and is_theirs):
+        if not ((job or found) and are_ours and is_theirs):
             raise NoSuchJob
+        if found:
+            report = RangeReport.of(found, outcomes_of(found, self._jobs, self._now()))
+            is_open = found.state is RangeState.ACCEPTED
+            return report, MOST_PAUSE_SECONDS // 2 if is_open else None
+        assert job  # noqa: S101 - one of the two is there
         requested_at = self._jobs.requested_at(job.request_id) if job.request_id else None
         return JobReport.of(job, requested_at), self._pause(job)
+
+    def _read(self, job_execution_id: str) -> tuple[Job | None, FetchRange | None]:
+        """Read the row of an id, which tells by its form whether it is a range's."""
+        if is_range_id(job_execution_id):
+            return None, self._ranges.get(job_execution_id, self._now())
+        return self._jobs.job(job_execution_id, self._now()), None
 
     def _pause(self, job: Job) -> int | None:
         """Ask for a tenth of the time for which the caller has waited, within bounds."""
@@ -70,9 +92,3 @@ class ReadAppointments:
 def _possible(job_execution_id: str) -> str:
     is_possible = job_execution_id.isprintable() and len(job_execution_id) <= MAX_ID_LENGTH
     return job_execution_id if is_possible else _NO_ID
-
-
-def _belongs(job: Job | None, connection_id: str) -> bool:
-    """Whether it is the connection's; one that nobody has claimed is nobody's."""
-    owner = job.connection_id if job else None
-    return hmac.compare_digest(owner or "", connection_id)

@@ -5,6 +5,8 @@
   by its connection's label, its window and its time (a sweep).
 * A job that has not reported is asked after (a poll): after 1 minute, then after 2, 4, 8 ... more.
 * What is not found by its deadline expires. An expired job is still asked after a few times.
+* The open jobs of a connection that was suspended are asked after once more, and end with that.
+* A new connection's settings are asked for; a range is queued whole, gathered, or ends.
 
 What is found goes the way of a webhook. Each row is put off before it is looked at, and only by one
 run: so runs may overlap, a run that is cut off is resumed by the next, and a row that always fails
@@ -23,20 +25,34 @@ from itertools import chain, zip_longest
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
+    OutOfTime,
     RateLimited,
     RelayError,
     UnknownConnection,
     UpstreamFault,
     UpstreamUnavailable,
 )
-from cobalt_relay.events import RelayEvent, cobalt_event_received, job_ended, request_ended
+from cobalt_relay.events import (
+    RelayEvent,
+    cobalt_event_received,
+    connection_changed,
+    job_ended,
+    request_ended,
+)
 from cobalt_relay.models import (
     JOB_MOVES,
+    LIVE_FETCH_EMR,
+    LOGIN_REQUIRED,
     Announced,
     Channel,
     ClientCredentials,
+    ClinicSettings,
+    Connection,
+    ConnectionChange,
+    ConnectionState,
     Due,
     EventRecord,
+    FetchRange,
     FetchResult,
     Job,
     JobState,
@@ -48,6 +64,8 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count, failure, logger
 from cobalt_relay.services.anew import anew_where_refused
+from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.ports import (
     AskCobalt,
     CredentialStore,
@@ -68,6 +86,12 @@ MOST_FAULTS = 3
 """Upstream faults in a row after which a run asks no more."""
 
 LONGEST_PAUSE = timedelta(minutes=32)
+RANGE_PAUSE = timedelta(minutes=5)
+SETTINGS_LIFE = timedelta(days=7)
+INCOMPLETE_LIFE = timedelta(days=1)
+"""When a connection's settings are asked for again: sooner, where they lack label or time zone."""
+OLDEST_OPEN = timedelta(days=2)
+"""How old an open job can be: its deadline is within a day."""
 LAST_LOOK = timedelta(minutes=3)
 """When a row comes up again whose last look was cut off: later than that run can last."""
 ANNOUNCE_AGAIN = timedelta(minutes=1)
@@ -123,6 +147,8 @@ class ReconcileJobs:
         connections: KnownConnections,
         secrets: CredentialStore,
         take_in: TakeIn,
+        announcer: Announcer,
+        ranges: LookAfterRanges,
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cobalt = cobalt
@@ -130,6 +156,8 @@ class ReconcileJobs:
         self._connections = connections
         self._secrets = secrets
         self._take_in = take_in
+        self._announcer = announcer
+        self._ranges = ranges
         self._now = now
 
     def run(self, seconds_left: SecondsLeft) -> dict[str, int]:
@@ -143,9 +171,10 @@ class ReconcileJobs:
         sweeps = [each for each in due if _is_unknown(each.row)]
         polls = [each for each in due if _is_awaited(each.row)]
         rest = [each for each in due if not (_is_unknown(each.row) or _is_awaited(each.row))]
+        looks = {"CHANGE": self._look_at_change, "RANGE": self._look_at_range}
         for each in rest:
-            if run.has_time:
-                self._guarded(run, each, self._announce)
+            if run.has_time and each.kind != "CONNECTION":
+                self._guarded(run, each, looks.get(each.kind, self._announce))
         if sweeps and run.has_time:
             self._sweep(run, sweeps)
         turns, beyond = _in_turns(polls)
@@ -155,6 +184,9 @@ class ReconcileJobs:
         for each in beyond:
             if run.has_time:
                 self._guarded(run, each, self._pass_over)
+        for each in rest:
+            if run.has_time and each.kind == "CONNECTION":  # nobody waits for its settings
+                self._guarded(run, each, self._look_at_connection)
         done = dict(run.done)
         logger.info("reconciled", extra={"due": len(due), "done": done})
         return {"due": len(due), **done}
@@ -178,17 +210,20 @@ class ReconcileJobs:
         """Send an announcement that is open, for all we know."""
         now = self._now()
         if due.row is None:
-            count("RowUnreadable")
-            logger.error("row_unreadable", extra=_ids(due))
-            self._jobs.put_off(due, now + UNREADABLE_PAUSE, looks=0)
+            self._put_off_unreadable(due)
             return
         announced, event = _announcement(due)
         if event is None:
             self._jobs.put_off(due, None, looks=0)
         elif self._jobs.put_off(due, now + ANNOUNCE_AGAIN, looks=0):
             is_late = announced.state == JobState.EXPIRED
-            self._take_in.resume(announced, event, now + LATE_LOOKS[0] if is_late else None)
+            self._announcer.resume(announced, event, now + LATE_LOOKS[0] if is_late else None)
             run.done["announced"] += 1
+
+    def _put_off_unreadable(self, due: Due) -> None:
+        count("RowUnreadable")
+        logger.error("row_unreadable", extra=_ids(due))
+        self._jobs.put_off(due, self._now() + UNREADABLE_PAUSE, looks=0)
 
     def _tell_expired(self, announced: Announced, event: RelayEvent | None, run: _Run) -> None:
         count("FetchExpired")
@@ -196,7 +231,81 @@ class ReconcileJobs:
         logger.warning("fetch_expired", extra=ids)
         run.done["expired"] += 1
         if event:
-            self._take_in.announce(announced, event, self._now() + LATE_LOOKS[0])
+            self._announcer.announce(announced, event, self._now() + LATE_LOOKS[0])
+
+    # ---------------------------------------------------------------------- connections and ranges
+
+    def _look_at_change(self, run: _Run, due: Due) -> None:
+        """Announce that a connection was suspended or resumed; end the jobs of a suspended one."""
+        change, now = due.row, self._now()
+        if not isinstance(change, ConnectionChange):
+            self._put_off_unreadable(due)
+            return
+        until = now + LAST_LOOK
+        if not self._jobs.put_off(due, until, looks=change.looks + 1):
+            return
+        if change.notification == "open":
+            announced = Announced("CHANGE", due.id, change.state)
+            self._announcer.resume(announced, connection_changed(change), until)
+            run.done["announced"] += 1
+        if change.state is ConnectionState.LOGIN_REQUIRED:
+            self._end_open_jobs(run, change)
+        self._jobs.put_off(due._replace(due_at=iso(until)), None, looks=0)
+
+    def _end_open_jobs(self, run: _Run, change: ConnectionChange) -> None:
+        """End what a suspended connection has open, but for a result that is there already."""
+        oldest = change.changed_at - OLDEST_OPEN
+        for job in self._jobs.of_connection(change.connection_id):
+            if job.accepted_at and job.accepted_at < oldest:
+                return
+            is_before = job.accepted_at is None or job.accepted_at <= change.changed_at
+            if job.state is not JobState.ACCEPTED or not is_before:
+                continue
+            if not run.has_time:
+                raise OutOfTime
+            if run.may_ask and self._find(job, "poll"):
+                continue
+            failed = self._jobs.fail_job(job, LOGIN_REQUIRED, self._now())
+            announcement = failed and job_ended(failed)
+            if failed and announcement:
+                count("JobFailed")
+                run.done["ended"] += 1
+                announced = Announced("JOB", job.job_execution_id, failed.state)
+                self._announcer.announce(announced, announcement)
+                self._ranges.gather_of(failed)
+
+    def _look_at_connection(self, run: _Run, due: Due) -> None:
+        """Ask Cobalt for the settings of a connection; once a day at least, where none answers."""
+        connection, now = due.row, self._now()
+        if not isinstance(connection, Connection):
+            self._put_off_unreadable(due)
+            return
+        if not run.may_ask:
+            return
+        pause = min(timedelta(minutes=2 ** min(connection.looks, 12)), INCOMPLETE_LIFE)
+        if not self._jobs.put_off(due, now + pause, looks=connection.looks + 1):
+            return
+        settings = anew_where_refused(
+            partial(self._connections.token, connection.connection_id),
+            self._settings_of,
+            (AccessTokenRefused, AccessForbidden),
+        )
+        is_whole = settings.access_token_reference_id and settings.time_zone
+        following = (SETTINGS_LIFE if is_whole else INCOMPLETE_LIFE) * random.uniform(0.75, 1.25)  # noqa: S311
+        self._connections.note_settings(connection.connection_id, settings, self._now(), following)
+        run.done["settled"] += 1
+
+    def _look_at_range(self, run: _Run, due: Due) -> None:
+        """Queue, gather or announce a range, whatever of it was left."""
+        found, now = due.row, self._now()
+        if not isinstance(found, FetchRange):
+            self._put_off_unreadable(due)
+            return
+        pause = min(RANGE_PAUSE * 2 ** min(found.looks, 5), LONGEST_PAUSE)
+        if not self._jobs.put_off(due, now + pause, looks=found.looks + 1):
+            return
+        self._ranges.look_after(found)
+        run.done["ranges"] += 1
 
     # ------------------------------------------------------------------------------------ open jobs
 
@@ -247,6 +356,7 @@ class ReconcileJobs:
         if expired:
             announced = Announced("JOB", job.job_execution_id, expired.state)
             self._tell_expired(announced, job_ended(expired), run)
+            self._ranges.gather_of(job)
 
     def _find(self, job: Job, via: Channel) -> bool:
         """Take in the result of a job, if Cobalt has recorded one."""
@@ -318,6 +428,7 @@ class ReconcileJobs:
         if expired:
             announced = Announced("REQUEST", expired.request_id, expired.state)
             self._tell_expired(announced, request_ended(expired), run)
+            self._ranges.gather_of(expired)
 
     def _look_through(self, run: _Run, open_ones: dict[str, RequestRecord]) -> bool:
         """Take in what is found; take the requests that get their job out of `open_ones`.
@@ -325,7 +436,7 @@ class ReconcileJobs:
         Tells whether all was seen that there is to see.
         """
         taken = dict(open_ones)
-        for other in self._jobs.open_requests():
+        for other in self._jobs.open_requests(self._now() + LATE_END):
             open_ones.setdefault(other.request_id, other)  # one of them may be meant
         settled = (each for each in open_ones.values() if not self._is_in_flight(each))
         connection_ids = dict.fromkeys(each.connection_id for each in settled)
@@ -416,7 +527,7 @@ class ReconcileJobs:
         ids = {"request_id": request.request_id, "connection_id": request.connection_id}
         logger.info("request_attached", extra={**ids, "job_execution_id": job_execution_id})
         try:
-            self._connections.register(request.connection_id, self._now())
+            self._connections.register(request.connection_id, self._now(), LIVE_FETCH_EMR)
         except RelayError as fault:
             logger.error("connection_not_registered", extra={**ids, "error_code": fault.code})
 
@@ -427,9 +538,9 @@ class ReconcileJobs:
         try:
             return anew_where_refused(
                 partial(self._connections.token, connection_id),
-                self._reference_of,
+                self._settings_of,
                 (AccessTokenRefused, AccessForbidden),
-            )
+            ).access_token_reference_id
         except UnknownConnection:
             return None
         except RelayError as error:
@@ -438,10 +549,10 @@ class ReconcileJobs:
             logger.warning("reference_not_found", extra=ids)
             return None
 
-    def _reference_of(self, access_token: str) -> str | None:
+    def _settings_of(self, access_token: str) -> ClinicSettings:
         return anew_where_refused(
             self._secrets.credentials,
-            lambda credentials: self._cobalt.reference_of(credentials, access_token),
+            lambda credentials: self._cobalt.settings_of(credentials, access_token),
         )
 
 
@@ -468,10 +579,9 @@ def _announcement(due: Due) -> tuple[Announced, RelayEvent | None]:
         case EventRecord() as record:
             announced = Announced("EVENT", due.id)
             event = cobalt_event_received(due.id, record)
-        case None:
-            announced = Announced(due.kind, due.id)
-    is_open = due.row is not None and due.row.notification == "open"
-    return announced, event if is_open else None
+        case _:
+            raise AssertionError(due.kind)  # the others have looks of their own
+    return announced, event if due.row.notification == "open" else None
 
 
 def _in_turns(polls: Iterable[Due]) -> tuple[list[Due], list[Due]]:

@@ -7,13 +7,12 @@ fails, doing it all again finds what is done and does the rest.
 
 import time
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
-from cobalt_relay.errors import StaleDelivery, StorageFault
-from cobalt_relay.events import RelayEvent, cobalt_event_received, job_ended
+from cobalt_relay.errors import StaleDelivery
+from cobalt_relay.events import cobalt_event_received, job_ended
 from cobalt_relay.models import (
     Announced,
     Channel,
@@ -29,7 +28,10 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count, logger, measure_seconds
 from cobalt_relay.places import appointments_place, event_place
-from cobalt_relay.services.ports import DeliveryStore, EventBus, ResultStore
+from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.gather_ranges import GatherRanges
+from cobalt_relay.services.ports import DeliveryStore, ResultStore
+from cobalt_relay.services.standing import Standing
 
 LATEST_DELIVERY = timedelta(hours=24)
 """How long after it was made a webhook may come.
@@ -85,13 +87,17 @@ class TakeIn:
         self,
         jobs: DeliveryStore,
         results: ResultStore,
-        bus: EventBus,
+        announcer: Announcer,
+        standing: Standing,
+        ranges: GatherRanges,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._jobs = jobs
         self._results = results
-        self._bus = bus
+        self._announcer = announcer
+        self._standing = standing
+        self._ranges = ranges
         self._now = now
         self._sleep = sleep
 
@@ -110,25 +116,6 @@ class TakeIn:
         if event.is_live_fetch_result:
             return self._land(delivery, known.job)
         return self._archive(delivery)
-
-    def announce(
-        self, announced: Announced, event: RelayEvent, next_look: datetime | None = None
-    ) -> None:
-        """Tell the bus, then record that it is told; `next_look` where the row stays due."""
-        try:
-            self._bus.publish(event)
-        except StorageFault:
-            with suppress(StorageFault):
-                self._jobs.release_announcement(announced)
-            raise
-        self._jobs.close_announcement(announced, self._now(), next_look)
-
-    def resume(
-        self, announced: Announced, event: RelayEvent, next_look: datetime | None = None
-    ) -> None:
-        """Announce what is open and what no rival is announcing at this moment."""
-        if self._jobs.take_announcement(announced, self._now()):
-            self.announce(announced, event, next_look)
 
     # ----------------------------------------------------------------------------- a fetch's result
 
@@ -153,7 +140,7 @@ class TakeIn:
         completion = _completion(delivery, fetched, location)
         for _ in range(2):
             if job:
-                landing, ended = self._jobs.end(job, completion, self._now())
+                landing, ended = self._end(delivery, job, completion)
             else:
                 landing, ended = self._jobs.create_ended(completion, self._now())
             match landing:
@@ -164,6 +151,14 @@ class TakeIn:
                 case Landing.JOB_CHANGED:
                     job = self._jobs.look_up(delivery.event.id, completion.job_execution_id).job
         return self._superfluous(delivery)
+
+    def _end(self, delivery: Delivery, job: Job, completion: Completion) -> tuple[Landing, Job]:
+        """End a job; what it tells of a suspended or broken connection goes before."""
+        landing, ended = self._jobs.end(job, completion, self._now())
+        if landing is not Landing.CONNECTION_DIFFERS:
+            return landing, ended
+        self._standing.job_ended(ended, delivery.event.created_at)
+        return self._jobs.end(job, completion, self._now(), alone=True)
 
     def _superfluous(self, delivery: Delivery) -> Verdict:
         """Archive a result whose job has ended without it: a terminal state never changes."""
@@ -204,7 +199,9 @@ class TakeIn:
                 "seconds_to_completion": job.seconds_to_completion,
             },
         )
-        self.announce(Announced("JOB", job.job_execution_id, job.state), announcement)
+        self._announcer.announce(Announced("JOB", job.job_execution_id, job.state), announcement)
+        if job.range_id:
+            self._ranges.gather_soon(job.range_id)
         return Verdict.RECEIVED
 
     def _store(self, delivery: Delivery, place: str) -> ResultLocation | None:
@@ -237,6 +234,7 @@ class TakeIn:
             event_type=event.type,
             delivered_via=delivery.via,
             job_execution_id=event.job_execution_id,
+            connection_id=self._standing.heard(event, received_at),
             access_token_reference_id=event.access_token_reference_id,
             notification="open",
             result=location,
@@ -247,7 +245,7 @@ class TakeIn:
         logger.info("cobalt_event_archived", extra=delivery.ids)
         announcement = cobalt_event_received(event.id, record)
         assert announcement  # noqa: S101 - it has a place
-        self.announce(Announced("EVENT", event.id), announcement)
+        self._announcer.announce(Announced("EVENT", event.id), announcement)
         return Verdict.RECEIVED
 
     # ---------------------------------------------------------------------------------- repetitions
@@ -265,11 +263,13 @@ class TakeIn:
         if record.notification == "open":
             announcement = cobalt_event_received(delivery.event.id, record)
             if announcement:
-                self.resume(Announced("EVENT", delivery.event.id), announcement)
+                self._announcer.resume(Announced("EVENT", delivery.event.id), announcement)
         elif job and record.result is None and job.notification == "open":
             announcement = job_ended(job)
             if announcement:
-                self.resume(Announced("JOB", job.job_execution_id, job.state), announcement)
+                self._announcer.resume(
+                    Announced("JOB", job.job_execution_id, job.state), announcement
+                )
         return _repeated(delivery)
 
 
