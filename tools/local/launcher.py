@@ -8,8 +8,14 @@
   more than half a second.
 * The scheduler looks every second, not every ten.
 * An invocation that logs nothing is not held for 50 ms to see whether it will.
+* A parameter of the template that limits how many batches of a queue are under way at once is a
+  number, and no text on which MiniStack stumbles.
+* A queue is found by what takes its messages to a function when it was made on another port, as the
+  queues of a stack are that was saved and is started anew.
 * Policies can tell who sends an event, and which key an object is to be encrypted with. MiniStack
   knows neither of these condition keys, so that what depends on them would always be refused.
+* A batch of messages needs the permission that a single one needs, as on AWS: MiniStack asks for
+  one of its own, which IAM does not know.
 
 All of it touches names that are private to one version of MiniStack, hence the check.
 """
@@ -83,12 +89,45 @@ def change_lambda(interpreter: str, shelf: Path) -> None:
     runtime.Worker._drain_stderr_bounded = drain_ours  # noqa: SLF001
 
 
+def change_queues() -> None:
+    """Take the concurrency of a queue's function as a number; find a queue of another port.
+
+    A queue keeps the address under which it was made, and those who call it find it by its name;
+    but not what invokes functions with its messages.
+    """
+    from ministack.services import lambda_svc, sqs  # noqa: PLC0415 - after the check of its version
+
+    service: Any = lambda_svc
+    concurrency = service._sqs_esm_concurrency  # noqa: SLF001
+
+    def as_a_number(mapping: dict[str, Any], *others: Any) -> Any:  # noqa: ANN401
+        scaling = mapping.get("ScalingConfig") or {}
+        numbers = {name: int(value) for name, value in scaling.items()}
+        return concurrency({**mapping, "ScalingConfig": numbers}, *others)
+
+    queues: Any = sqs
+    address = queues._queue_url  # noqa: SLF001
+
+    def as_it_was_made(name: str) -> str:
+        known: str | None = queues._queue_name_to_url.get(name)  # noqa: SLF001
+        return known or str(address(name))
+
+    service._sqs_esm_concurrency = as_a_number  # noqa: SLF001
+    queues._queue_url = as_it_was_made  # noqa: SLF001
+
+
 def change_iam() -> None:
-    """Add two condition keys to what policies are evaluated with."""
+    """Add two condition keys to what policies are evaluated with; name batches as IAM does."""
     from ministack.core import iam_actions  # noqa: PLC0415 - after the check of its version
 
     actions: Any = iam_actions
     of_tags, of_s3 = actions.request_tag_context, actions.s3_service_context
+    extract = actions.extract_iam_action
+
+    def extract_single(service: str, *request: Any, **options: Any) -> Any:  # noqa: ANN401
+        action = extract(service, *request, **options)
+        is_batch = service == "sqs" and isinstance(action, str)
+        return action.removesuffix("Batch") if is_batch else action
 
     def of_tags_and_events(service: str, action: str, body: bytes, params: Any) -> dict[str, Any]:  # noqa: ANN401
         context: dict[str, Any] = of_tags(service, action, body, params)
@@ -99,6 +138,7 @@ def change_iam() -> None:
         context = of_s3(action, query, path, headers)
         return context | {f"s3:{KEY_HEADER}": key} if key and action == "s3:PutObject" else context
 
+    actions.extract_iam_action = extract_single
     actions.request_tag_context = of_tags_and_events
     actions.s3_service_context = of_s3_and_keys
 
@@ -120,6 +160,7 @@ def main() -> None:
     _, _, interpreter, shelf = sys.argv  # the home is there to be seen: see `processes`
     change_lambda(interpreter, Path(shelf))
     change_iam()
+    change_queues()
 
     from ministack.services import scheduler  # noqa: PLC0415
 

@@ -23,6 +23,7 @@ FUNCTIONS = (
     "ReadAppointments",
     "ReceiveWebhook",
     "PlanFetches",
+    "RunFetches",
     "ReconcileJobs",
     ROTATOR,
 )
