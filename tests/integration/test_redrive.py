@@ -1,23 +1,18 @@
 """The way back from the failure queues, on the deployed stack."""
 
 import json
-import subprocess
-import sys
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
-from typing import Any
 
 import pytest
 
 from cobalt_relay.models import connection_id_of
 from tests.integration.support import Item, Relay, eventually
-from tools.local.aws import CREDENTIALS, REGION, environment
 from tools.local.eventlog import EventLog
-from tools.local.paths import ROOT
 from tools.local.stack import Stack
-from tools.redrive import Deployment, redrive
+from tools.relay.redrive import Deployment, redrive
 
 WEEK = {"start_date": "2025-01-06", "end_date": "2025-01-10"}
 
@@ -45,7 +40,7 @@ def test_run_is_made_again_when_its_cause_is_mended(
     put_back: Callable[[], int],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    plan = {"connections": [connection], "from_day": 11, "days": 2}
+    plan = {"connections": [connection], "from_day": 11, "days": 2, "spread_minutes": 0}
     with _credentials_missing(stack):
         _start(stack, plan)
         eventually(lambda: _plan_failed(stack), 30)
@@ -75,7 +70,7 @@ def test_run_is_made_when_the_scheduler_could_not_begin_it(
     _drop(
         stack,
         "ScheduleFailuresUrl",
-        {"connections": [connection], "from_day": 13, "days": 2},
+        {"connections": [connection], "from_day": 13, "days": 2, "spread_minutes": 0},
         SCHEDULE_ARN=schedule["Arn"],
         TARGET_ARN="arn:aws:scheduler:::aws-sdk:lambda:invoke",
         ERROR_CODE="AccessDeniedException",
@@ -117,20 +112,6 @@ def test_message_stays_visible_when_it_is_not_understood(
 
     assert _waiting(stack, "EventFailuresUrl") == 1
     assert "stays: its body is no event" in capsys.readouterr().out
-
-
-@pytest.mark.usefixtures("put_back")
-def test_program_finds_a_stack_by_its_name_with_the_callers_own_settings(stack: Stack) -> None:
-    _drop(stack, "EventFailuresUrl", {"who": "knows"})
-
-    found = _program(stack, "--stack", stack.stack_name, "--dry-run")
-    lost = _program(stack, "--stack", "another-stack")
-
-    assert (found.returncode, found.stderr) == (1, "")
-    assert "Events that did not reach the EventLog queue: 1\n" in found.stdout
-    assert _waiting(stack, "EventFailuresUrl") == 1
-    assert lost.returncode == 1
-    assert lost.stderr.startswith(f"There is no stack another-stack in {REGION}")
 
 
 @contextmanager
@@ -208,16 +189,3 @@ def _scheduled_job(relay: Relay, from_day: int) -> Item:
     job = eventually(of_the_day, 30)
     assert job
     return relay.ended_job(job)
-
-
-def _program(stack: Stack, *arguments: str) -> subprocess.CompletedProcess[str]:
-    settings: dict[str, Any] = environment() | CREDENTIALS
-    settings.pop("AWS_DEFAULT_REGION")
-    return subprocess.run(
-        [sys.executable, "-m", "tools.redrive", *arguments],
-        cwd=ROOT,
-        env=settings | {"AWS_ENDPOINT_URL": stack.aws_endpoint, "AWS_REGION": REGION},
-        capture_output=True,
-        text=True,
-        check=False,
-    )

@@ -16,10 +16,20 @@ from typing import Any
 import pytest
 from botocore.exceptions import ClientError
 
-from tools import redrive
-from tools.local import processes, up
-from tools.local.errors import LocalError
-from tools.redrive import Deployment, Event, Message, Stays, failed_run, lost_event
+from cobalt_relay.models import FetchWork, RangePlan, RangeRequest, Window, iso
+from tools.relay import redrive
+from tools.relay.faults import NotWell
+from tools.relay.redrive import (
+    SCHEDULED_TIME,
+    Deployment,
+    Event,
+    Message,
+    Stays,
+    failed_fetch,
+    failed_run,
+    in_a_new_round,
+    lost_event,
+)
 
 OUTPUTS = {
     "ScheduleFailuresUrl": "https://sqs/1/ScheduleFailures-1",
@@ -152,6 +162,52 @@ def test_event_goes_back_byte_for_byte_when_its_rule_could_not_deliver_it() -> N
     )
 
 
+def test_run_is_made_for_its_own_time_when_the_scheduler_had_not_filled_it_in() -> None:
+    plan = PLAN | {"at": "06:00", "scheduled_at": SCHEDULED_TIME}
+
+    run = failed_run(message(plan, DEAD_LETTER), OUTPUTS)
+
+    assert json.loads(run.payload) == plan | {"scheduled_at": DEAD_LETTER["SCHEDULED_TIME"]}
+
+
+WORK = FetchWork(
+    plan=RangePlan(
+        range_id="range_" + "0" * 32,
+        connection_id="conn_1",
+        trigger="schedule",
+        request=RangeRequest(window=Window.parse("2026-02-02", "2026-02-15")),
+        accepted_at=datetime(2026, 1, 31, 6, tzinfo=UTC),
+    ),
+    piece=1,
+    not_before=datetime(2026, 1, 31, 6, 5, tzinfo=UTC),
+    round=2,
+)
+
+
+@pytest.mark.parametrize(
+    ("now", "accepted_at"),
+    [
+        (datetime(2026, 2, 1, 5, tzinfo=UTC), WORK.plan.accepted_at),
+        (datetime(2026, 2, 1, 6, tzinfo=UTC), datetime(2026, 2, 1, 6, tzinfo=UTC)),
+    ],
+)
+def test_fetch_begins_a_new_round_when_it_is_put_back(now: datetime, accepted_at: datetime) -> None:
+    found = failed_fetch(message(WORK.model_dump(mode="json"), {}))
+
+    work = in_a_new_round(found.work, now)
+
+    assert str(found) == f"range_{'0' * 32}  piece 1"
+    assert (work.round, work.piece, work.not_before) == (3, 1, now)
+    assert work.plan == WORK.plan.model_copy(update={"accepted_at": accepted_at})
+    assert work.request_id(0) != WORK.request_id(0)
+
+
+@pytest.mark.parametrize("change", [{"piece": 2}, {"plan": "?"}, {"more": 1}])
+def test_message_stays_when_it_is_no_fetch(change: dict[str, Any]) -> None:
+    with pytest.raises(Stays, match="no fetch"):
+        failed_fetch(message(WORK.model_dump(mode="json") | change, {}))
+
+
 @pytest.mark.parametrize(
     ("body", "attributes", "reason"),
     [
@@ -261,6 +317,19 @@ def test_run_is_made_once_when_it_failed_several_times(capsys: pytest.CaptureFix
     assert "the same run as one above" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(("at", "times"), [({}, 1), ({"at": None}, 1), ({"at": "06:00"}, 2)])
+def test_run_is_another_one_when_its_time_says_which_clinics_are_meant(
+    at: dict[str, str | None], times: int
+) -> None:
+    moments = (datetime(2026, 1, 31, hour, tzinfo=UTC) for hour in (11, 12))
+    queues = runs(*(PLAN | at | {"scheduled_at": iso(moment)} for moment in moments))
+
+    assert put_back(queues) == 0
+
+    assert len(queues.invoked) == times
+    assert left(queues) == []
+
+
 def test_run_is_not_made_again_in_the_same_go_when_it_fails_at_once() -> None:
     queues = runs(PLAN)
     [again] = runs(PLAN).messages[OUTPUTS["ScheduleFailuresUrl"]]
@@ -347,20 +416,5 @@ def test_messages_that_another_reader_holds_are_told(capsys: pytest.CaptureFixtu
 def test_missing_output_is_named_when_the_stack_is_another_one() -> None:
     queues: Any = runs()
 
-    with pytest.raises(LocalError, match="no output EventLogUrl, PlanFetchesName"):
+    with pytest.raises(NotWell, match="no output EventLogUrl, PlanFetchesName"):
         Deployment({"ScheduleFailuresUrl": "a", "EventFailuresUrl": "b"}, queues, queues)
-
-
-def test_sentence_says_what_to_do_when_no_stack_is_up(
-    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def nothing() -> None:
-        raise LocalError("No stack is running. Start one with make up.")
-
-    monkeypatch.setattr(up, "running", nothing)
-    monkeypatch.setattr(redrive, "forget_user_settings", lambda: None)  # of this process
-    monkeypatch.setattr(processes, "end_on_signals", lambda: None)
-
-    assert redrive.main([]) == 1
-
-    assert capsys.readouterr().err == "No stack is running. Start one with make up.\n"

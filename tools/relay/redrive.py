@@ -1,49 +1,47 @@
-"""`make redrive`: shows what lies in a stack's two failure queues, and puts it back.
-
-    python -m tools.redrive [--stack NAME] [--dry-run]
+"""`relay redrive`: shows what lies in a stack's failure queues, and puts it back.
 
 * ScheduleFailures: the run is invoked again with its own input, asynchronously, so that one that
   fails again comes back here. Runs with the same input are made once: their days count from today,
-  so each of them would do the same. reconcile_jobs has no input: one run does the work of all.
+  so each of them would do the same, for whatever time it was planned. Only where a run fetches
+  those clinics whose clocks show a wanted time (`at`), its own time says which these are, and it is
+  another run. reconcile_jobs has no input: one run does the work of all.
 * EventFailures: the event goes into the EventLog queue, where its rule would have put it.
+* FetchFailures: the fetch goes into the queue of fetches again, in a new round: its attempts are
+  counted anew, and so is its time where that is over.
 
 A queue is read to its end before anything is put back, so that a run which fails again at once is
 not made again. What was read is hidden from other readers for a while; a message is deleted when
 its way back succeeded, and visible again at once when it did not. Nothing of what a message says is
-printed but times, names, codes and ids. The exit status is 1 where anything had to stay.
+printed but times, names, codes and ids.
 """
 
-import argparse
 import json
-import os
 import re
 import signal
-import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Literal
 
-import boto3
-from botocore.config import Config
-from botocore.exceptions import BotoCoreError, ClientError, NoCredentialsError, NoRegionError
+from botocore.exceptions import BotoCoreError, ClientError
+from pydantic import ValidationError
 
-from tools.local import processes, up
-from tools.local.aws import forget_user_settings
-from tools.local.errors import LocalError
+from cobalt_relay.models import FetchWork, utc_now
+from tools.local import processes
+from tools.relay.faults import NotWell
 
 if TYPE_CHECKING:
     from mypy_boto3_lambda import LambdaClient
     from mypy_boto3_sqs import SQSClient
     from mypy_boto3_sqs.type_defs import MessageTypeDef
 
-INTERRUPTED = 130
-CLOSED_PIPE = 141
-
 OUTPUTS = ("ScheduleFailuresUrl", "EventFailuresUrl", "EventLogUrl", "PlanFetchesName")
 SCHEDULED = {"ScheduleName": "PlanFetchesName", "ReconcileScheduleName": "ReconcileJobsName"}
 """Outputs that name a schedule, and the function that it invokes: no other is invoked from here."""
+
+SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
+"""EventBridge Scheduler puts the time for which a run was meant in its place."""
 
 AT_ONCE = 10
 AT_MOST = 2000
@@ -128,6 +126,29 @@ class Event:
 
 
 @dataclass(frozen=True)
+class Fetch:
+    """A fetch that failed as often as its queue allows: its way back is that queue."""
+
+    range_id: str
+    work: FetchWork
+
+    def __str__(self) -> str:
+        return f"{_printable(self.range_id)}  piece {self.work.piece}"
+
+
+def _print(text: str) -> None:
+    print(text, flush=True)
+
+
+@dataclass
+class Telling:
+    """How it is told what is found and done: to people at once, to programs at the end."""
+
+    say: Callable[[str], None] = _print
+    found: list[dict[str, Any]] = field(default_factory=list)
+
+
+@dataclass(frozen=True)
 class Deployment:
     """A deployed stack: what the template says about it, and clients to speak to it."""
 
@@ -138,32 +159,39 @@ class Deployment:
     def __post_init__(self) -> None:
         missing = [name for name in OUTPUTS if not self.outputs.get(name)]
         if missing:
-            raise LocalError(
+            raise NotWell(
+                "output_missing",
                 f"The stack has no output {', '.join(missing)}. Name a stack of Cobalt Relay, and"
-                " deploy it again if it is an old one."
+                " deploy it again if it is an old one.",
             )
 
 
-def redrive(deployment: Deployment, *, dry_run: bool) -> int:
-    """Show both queues and put back what is in them; give the exit status."""
+def redrive(deployment: Deployment, *, dry_run: bool, telling: Telling | None = None) -> int:
+    """Show the queues and put back what is in them; give 1 where anything had to stay, else 0."""
+    back = _Queues(deployment, telling or Telling(), dry_run=dry_run)
     stays = [
-        _put_back(
-            deployment,
+        back.put(
             "Schedule runs that failed",
             "ScheduleFailuresUrl",
             lambda message: failed_run(message, deployment.outputs),
             _Invoke(deployment).again,
-            dry_run=dry_run,
         ),
-        _put_back(
-            deployment,
+        back.put(
             "Events that did not reach the EventLog queue",
             "EventFailuresUrl",
             lambda message: lost_event(message, deployment.outputs),
             lambda event: _send(deployment, event),
-            dry_run=dry_run,
         ),
     ]
+    if deployment.outputs.get("FetchFailuresUrl") and deployment.outputs.get("FetchQueueUrl"):
+        stays.append(
+            back.put(
+                "Fetches that failed",
+                "FetchFailuresUrl",
+                failed_fetch,
+                lambda fetch: _queue(deployment, fetch),
+            )
+        )
     return 1 if any(stays) else 0
 
 
@@ -191,11 +219,19 @@ def failed_run(message: Message, outputs: Mapping[str, str]) -> Run:
     code = _printable(attributes.get("ERROR_CODE"))
     if "FunctionName" in body and "Payload" in body:
         function = _scheduled_function(body["FunctionName"], outputs)
-        return _run(function, _input_of(body["Payload"]), code, outputs)
+        payload = _for_its_time(_input_of(body["Payload"]), attributes)
+        return _run(function, payload, code, outputs)
     schedule = attributes["SCHEDULE_ARN"].rpartition("/")[2]
     known = {outputs.get(name): outputs.get(function) for name, function in SCHEDULED.items()}
     function = _scheduled_function(known.get(schedule) or attributes.get("TARGET_ARN"), outputs)
-    return _run(function, body, code, outputs)
+    return _run(function, _for_its_time(body, attributes), code, outputs)
+
+
+def _for_its_time(payload: Json, attributes: Mapping[str, str]) -> Json:
+    """Put the time for which a run was planned where the scheduler would have put it."""
+    is_open = isinstance(payload, dict) and payload.get("scheduled_at") == SCHEDULED_TIME
+    planned_for = attributes.get("SCHEDULED_TIME")
+    return payload | {"scheduled_at": planned_for} if is_open and planned_for else payload
 
 
 def lost_event(message: Message, outputs: Mapping[str, str]) -> Event:
@@ -216,6 +252,24 @@ def lost_event(message: Message, outputs: Mapping[str, str]) -> Event:
     )
 
 
+def failed_fetch(message: Message) -> Fetch:
+    """Read a message of the FetchFailures queue: one of the queue of fetches, as it was there."""
+    try:
+        work = FetchWork.model_validate(message.json(), strict=False)
+        work.fetch  # noqa: B018 - its number may be that of no piece
+    except (ValidationError, IndexError):
+        raise Stays("its body is no fetch of a range") from None
+    return Fetch(work.plan.range_id, work)
+
+
+def in_a_new_round(work: FetchWork, now: datetime) -> FetchWork:
+    """Let a fetch be made now, with all its attempts, and within the time of a new one."""
+    plan = work.plan
+    if now >= plan.deadline:
+        plan = plan.model_copy(update={"accepted_at": now})
+    return work.model_copy(update={"plan": plan, "round": work.round + 1, "not_before": now})
+
+
 class _Invoke:
     """Invokes functions again, each once per input."""
 
@@ -224,13 +278,22 @@ class _Invoke:
         self._invoked: set[tuple[str, str]] = set()
 
     def again(self, run: Run) -> str:
-        if (run.function, run.payload) in self._invoked:
+        same = (run.function, _without_its_time(run.payload))
+        if same in self._invoked:
             return "the same run as one above: made once"
         self._functions.invoke(
             FunctionName=run.function, InvocationType="Event", Payload=run.payload.encode()
         )
-        self._invoked.add((run.function, run.payload))
+        self._invoked.add(same)
         return "invoked again"
+
+
+def _without_its_time(payload: str) -> str:
+    """Give what makes a run another one: the time for which it was planned does so with `at`."""
+    said = json.loads(payload)
+    if isinstance(said, dict) and not said.get("at"):
+        said.pop("scheduled_at", None)
+    return json.dumps(said, sort_keys=True)
 
 
 def _send(deployment: Deployment, event: Event) -> str:
@@ -238,44 +301,63 @@ def _send(deployment: Deployment, event: Event) -> str:
     return "put into the EventLog queue"
 
 
-def _put_back[T](
-    deployment: Deployment,
-    title: str,
-    queue: str,
-    read: Callable[[Message], T],
-    act: Callable[[T], str],
-    *,
-    dry_run: bool,
-) -> int:
-    """Show a queue and put its messages back; give the number of those that had to stay."""
-    sqs, url = deployment.sqs, deployment.outputs[queue]
-    hidden = _hidden(sqs, url)
-    stays = 0
-    with _taken(sqs, url) as messages:
-        taken = sorted(messages.values(), key=lambda each: each.sent_at)
-        print(f"{title}: {len(taken) or 'none'}", flush=True)
-        for message in taken:
-            told = [f"  {message.sent_at.astimezone():%Y-%m-%d %H:%M:%S}"]
-            with _finished_first():
-                try:
-                    failure = read(message)
-                    told.append(str(failure))
-                    if not dry_run:
-                        told.append(_move(sqs, url, message, act, failure))
-                        del messages[message.id]
-                except Stays as fault:
-                    stays += 1
-                    told.append(f"message {message.id} stays: {fault}")
-                print("  ".join(told), flush=True)
-    if len(taken) >= AT_MOST:
-        print("  One run takes no more. Run this again for those that are left.")
-    if hidden:
-        print(f"  {hidden} more cannot be seen now: another reader holds them, for half an hour"
-              " at most if it was another redrive.")  # fmt: skip
-    if stays:
-        print(f"  {stays} had to stay in the queue of output {queue}: see the README,"
-              ' "When something failed".')  # fmt: skip
-    return stays
+def _queue(deployment: Deployment, fetch: Fetch) -> str:
+    queue = deployment.outputs["FetchQueueUrl"]
+    body = in_a_new_round(fetch.work, utc_now()).model_dump_json()
+    deployment.sqs.send_message(QueueUrl=queue, MessageBody=body)
+    return "put into the queue of fetches"
+
+
+@dataclass(frozen=True)
+class _Queues:
+    """The failure queues, put back one after the other."""
+
+    deployment: Deployment
+    telling: Telling
+    dry_run: bool
+
+    def put[T](
+        self, title: str, queue: str, read: Callable[[Message], T], act: Callable[[T], str]
+    ) -> int:
+        """Show a queue and put its messages back; give the number of those that had to stay."""
+        sqs, url = self.deployment.sqs, self.deployment.outputs[queue]
+        say = self.telling.say
+        hidden = _hidden(sqs, url)
+        stays = 0
+        with _taken(sqs, url) as messages:
+            taken = sorted(messages.values(), key=lambda each: each.sent_at)
+            say(f"{title}: {len(taken) or 'none'}")
+            for message in taken:
+                told = [f"  {message.sent_at.astimezone():%Y-%m-%d %H:%M:%S}"]
+                entry: dict[str, Any] = {
+                    "queue": queue,
+                    "message": message.id,
+                    "sent_at": message.sent_at.isoformat(),
+                }
+                with _finished_first():
+                    try:
+                        failure = read(message)
+                        told.append(str(failure))
+                        entry["failure"] = str(failure)
+                        if not self.dry_run:
+                            entry["outcome"] = _move(sqs, url, message, act, failure)
+                            told.append(entry["outcome"])
+                            del messages[message.id]
+                    except Stays as fault:
+                        stays += 1
+                        entry["stays"] = str(fault)
+                        told.append(f"message {message.id} stays: {fault}")
+                    self.telling.found.append(entry)
+                    say("  ".join(told))
+        if len(taken) >= AT_MOST:
+            say("  One run takes no more. Run this again for those that are left.")
+        if hidden:
+            say(f"  {hidden} more cannot be seen now: another reader holds them, for half an hour"
+                " at most if it was another redrive.")  # fmt: skip
+        if stays:
+            say(f"  {stays} had to stay in the queue of output {queue}: see the README,"
+                ' "When something failed".')  # fmt: skip
+        return stays
 
 
 def _move[T](
@@ -376,72 +458,3 @@ def _run(function: str, payload: Json, error_code: str, outputs: Mapping[str, st
 def _printable(said: Json) -> str:
     """Keep codes and ids, and nothing that could be more."""
     return said if isinstance(said, str) and PRINTABLE.fullmatch(said) else "unknown"
-
-
-def local() -> Deployment:
-    """Give the stack of `make up`; `LocalError` where there is none."""
-    forget_user_settings()
-    running = up.running()
-    return Deployment(running.outputs, running.aws.sqs, running.aws.functions)
-
-
-def on_aws(name: str) -> Deployment:
-    """Give a stack on AWS, with the credentials, profile and region that the AWS CLI would use."""
-    # AWS_REGION is the AWS CLI's first choice, and unknown to boto3.
-    session: Any = boto3.Session(region_name=os.environ.get("AWS_REGION"))
-    config = Config(connect_timeout=5, read_timeout=15, retries={"mode": "standard"})
-    # An invocation that was not answered may have begun: it is not sent twice in one go.
-    once = Config(connect_timeout=5, read_timeout=15, retries={"total_max_attempts": 1})
-    try:
-        cloudformation = session.client("cloudformation", config=config)
-        [stack] = cloudformation.describe_stacks(StackName=name)["Stacks"]
-    except NoRegionError:
-        raise LocalError("No AWS region. Set AWS_REGION to the one of the stack.") from None
-    except NoCredentialsError:
-        raise LocalError(
-            "No AWS credentials. Sign in as for the AWS CLI, or set AWS_PROFILE."
-        ) from None
-    except ClientError as error:
-        if error.response["Error"]["Code"] != "ValidationError":
-            raise
-        raise LocalError(
-            f"There is no stack {name} in {cloudformation.meta.region_name} of this account. Name"
-            " another, or set AWS_REGION and AWS_PROFILE to where it is."
-        ) from None
-    outputs = {each["OutputKey"]: each["OutputValue"] for each in stack.get("Outputs", [])}
-    return Deployment(
-        outputs, session.client("sqs", config=config), session.client("lambda", config=once)
-    )
-
-
-def main(arguments: list[str]) -> int:
-    """Redrive the stack that the arguments name; give the exit status."""
-    parser = argparse.ArgumentParser(
-        prog="python -m tools.redrive",
-        description="Show what lies in a stack's failure queues, and put it back.",
-    )
-    parser.add_argument("--stack", help="a stack on AWS; without it, the local one of make up")
-    parser.add_argument("--dry-run", action="store_true", help="only show")
-    chosen = parser.parse_args(arguments)
-    processes.end_on_signals()
-    try:
-        deployment = on_aws(chosen.stack) if chosen.stack else local()
-        return redrive(deployment, dry_run=chosen.dry_run)
-    except LocalError as error:
-        print(error, file=sys.stderr)
-        return 1
-    except (BotoCoreError, ClientError) as error:
-        print(f"AWS cannot be used: {error}", file=sys.stderr)
-        return 1
-    except BrokenPipeError:  # whoever read our output has gone
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return CLOSED_PIPE
-    except KeyboardInterrupt:
-        print(
-            "\nInterrupted. What was not put back yet is in its queue as before.", file=sys.stderr
-        )
-        return INTERRUPTED
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,390 @@
+"""`relay fetch`: a live fetch through the relay's own API, as a client of it does one.
+
+The table and the file name patients. A file is made readable by its owner alone before the first
+byte is written, and cells of a CSV that a spreadsheet would take for a formula are made text.
+"""
+
+import csv
+import json
+import os
+import re
+import time
+from collections.abc import Iterable
+from datetime import date, datetime, timedelta
+from io import StringIO
+from pathlib import Path
+from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
+
+import requests
+
+from cobalt_relay.errors import RelayError
+from cobalt_relay.models import (
+    MAX_PROVIDER_WINDOW_DAYS,
+    MAX_WINDOW_DAYS,
+    Connection,
+    utc_now,
+)
+from tools.relay import jobs, rows
+from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
+from tools.relay.output import Output, plain
+from tools.relay.session import Deployment
+
+TIMEOUT = (5, 35)
+"""Seconds: API Gateway gives up after 29."""
+LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
+TRIES = 5
+"""Looks at a job that may fail one after the other before the waiting ends."""
+DAYS = {"today": 0, "tomorrow": 1, "yesterday": -1}
+_OFFSET = re.compile(r"[+-]?\d{1,4}", re.ASCII)
+_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_FORMULA = ("=", "@", "\t", "\r")
+_NUMBER = re.compile(r"[+-][\d\s().-]*", re.ASCII)
+
+COLUMNS = (
+    ("time", ("datetime", "date_time")),
+    ("status", ("status",)),
+    ("type", ("appointment_type",)),
+    ("provider", ("provider_name", "provider_ehr_id", "provider_id")),
+    ("patient", ("patient_name", "patient_id", "patient_ehr_id")),
+    ("MRN", ("patient_mrn", "mrn")),
+)
+"""Of the table: each with the names that editions of Cobalt give the field."""
+
+
+class Asked(NamedTuple):
+    """What is to be fetched, as the options say."""
+
+    connection: str
+    first: str = "today"
+    days: int = 7
+    start: str | None = None
+    end: str | None = None
+    search_by: str = "date_range"
+    provider_ids: tuple[str, ...] = ()
+
+
+class Wanted(NamedTuple):
+    """What becomes of it, as the options say."""
+
+    file: Path | None = None
+    format: str | None = None
+    wait: bool = True
+
+
+class Days(NamedTuple):
+    """The first and the last day of a fetch."""
+
+    first: date
+    last: date
+
+
+def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) -> None:
+    """Start it, wait for it, and show what came."""
+    _check(asked, wanted)
+    [row] = rows.find_in_use(deployment, asked.connection)
+    days = _days(deployment, output, asked, row)
+    api = Api(deployment, deployment.connections.token(row.connection_id))
+    answer = api.start(_body(asked, days), as_range=_is_long(asked, days))
+    job = str(answer["job_execution_id"])
+    if not wanted.wait:
+        if output.as_json:
+            output.document(answer)
+        else:
+            output.say(f"{job} has begun. `relay jobs watch {job}` waits for it.")
+        return
+    if not output.as_json:
+        output.note(f"{job}: {days.first} to {days.last}")
+    report = _await(api, output, job)
+    appointments = _appointments(deployment, report)
+    _deliver(output, report, appointments, wanted)
+    if report["status"] != jobs.GOOD:
+        jobs.end_badly(output, report)
+
+
+# ----------------------------------------------------------------------------------- what is asked
+
+
+def _check(asked: Asked, wanted: Wanted) -> None:
+    if bool(asked.start) != bool(asked.end):
+        raise WrongUsage("days", "--start and --end go together.")
+    if asked.search_by == "provider" and not asked.provider_ids:
+        raise WrongUsage("providers", "--search-by provider needs --provider-id.")
+    if asked.search_by != "provider" and asked.provider_ids:
+        raise WrongUsage("providers", "--provider-id needs --search-by provider.")
+    if wanted.file and not wanted.wait:
+        raise WrongUsage("no_wait", "With --no-wait there is nothing to write into a file.")
+    if wanted.format and not wanted.file:
+        raise WrongUsage("format", "--format is of the file that --output names.")
+    if wanted.file and not wanted.file.absolute().parent.is_dir():
+        raise WrongUsage("no_folder", "The folder of the file is not there.")
+
+
+def _days(deployment: Deployment, output: Output, asked: Asked, row: Connection) -> Days:
+    if asked.start and asked.end:
+        first, last = _iso_day(asked.start), _iso_day(asked.end)
+    else:
+        first = _first_day(deployment, output, asked.first, row)
+        last = first + timedelta(days=asked.days - 1)
+    least = 0 if asked.search_by == "provider" else 1
+    if (last - first).days < least:
+        raise WrongUsage("days", "The last day must come after the first: ask for 2 days or more.")
+    return Days(first, last)
+
+
+def _first_day(deployment: Deployment, output: Output, said: str, row: Connection) -> date:
+    if _ISO_DAY.fullmatch(said):
+        return _iso_day(said)
+    offset = DAYS.get(said.lower())
+    if offset is None and _OFFSET.fullmatch(said):
+        offset = int(said)
+    if offset is None:
+        raise WrongUsage("days", "A day is today, tomorrow, a number from today, or 2026-03-02.")
+    return _today(deployment, output, row) + timedelta(days=offset)
+
+
+def _iso_day(said: str) -> date:
+    try:
+        if _ISO_DAY.fullmatch(said):
+            return date.fromisoformat(said)
+    except ValueError:
+        pass
+    raise WrongUsage("days", "A day of the calendar is written as 2026-03-02.")
+
+
+def _today(deployment: Deployment, output: Output, row: Connection) -> date:
+    """Give the day that it is where the clinic is."""
+    zone = row.time_zone
+    if zone is None:
+        try:
+            token = deployment.connections.token(row.connection_id)
+            zone = deployment.cobalt.settings_of(deployment.credentials(), token).time_zone
+        except RelayError:
+            zone = None
+    try:
+        return datetime.now(ZoneInfo(zone)).date() if zone else _utc_today(output)
+    except (ZoneInfoNotFoundError, ValueError):
+        return _utc_today(output)
+
+
+def _utc_today(output: Output) -> date:
+    output.note("The clinic's time zone is not known: today is UTC's.", style="yellow")
+    return utc_now().date()
+
+
+def _is_long(asked: Asked, days: Days) -> bool:
+    between = (days.last - days.first).days
+    if asked.search_by == "date_range":
+        return between > MAX_WINDOW_DAYS
+    return between > (MAX_PROVIDER_WINDOW_DAYS if len(asked.provider_ids) == 1 else 0)
+
+
+def _body(asked: Asked, days: Days) -> dict[str, Any]:
+    body: dict[str, Any] = {
+        "start_date": days.first.isoformat(),
+        "end_date": days.last.isoformat(),
+    }
+    if asked.search_by == "provider":
+        body |= {"search_by": "provider", "provider_ids": list(asked.provider_ids)}
+    return body
+
+
+# -------------------------------------------------------------------------------------------- calls
+
+
+class Api:
+    """The relay's own API, spoken to with the stored credentials and a connection's token."""
+
+    def __init__(self, deployment: Deployment, access_token: str) -> None:
+        credentials = deployment.credentials()
+        self._url = deployment.api_url
+        self._session = requests.Session()
+        self._session.trust_env = False
+        self._headers = {
+            "client_id": credentials.client_id,
+            "client_secret": credentials.client_secret,
+            "access_token": access_token,
+        }
+        if key := deployment.outputs.get("ApiKeyId"):
+            answer = deployment.client("apigateway").get_api_key(apiKey=key, includeValue=True)
+            self._headers["x-api-key"] = answer["value"]
+
+    def start(self, body: dict[str, Any], *, as_range: bool = False) -> dict[str, Any]:
+        """Start a fetch; give the body of the 202."""
+        path = "/appointments/fetch/range" if as_range else "/appointments/fetch"
+        response = self._send("POST", path, json=body, headers=self._headers)
+        answer = _object(response)
+        if response.status_code == 202 and answer.get("job_execution_id"):
+            return answer
+        raise _refusal(response.status_code, answer)
+
+    def look(self, job: str) -> tuple[dict[str, Any], float]:
+        """Give what is known of a job, and the seconds after which to look again."""
+        response = self._send("GET", f"/appointments/fetch/{job}", headers=self._headers)
+        answer = _object(response)
+        if response.status_code != 200:
+            raise _refusal(response.status_code, answer)
+        after = response.headers.get("Retry-After", "")
+        pause = float(after) if after.isdecimal() else 2.0
+        return answer, min(max(pause, LEAST_PAUSE), MOST_PAUSE)
+
+    def _send(self, method: str, path: str, **options: Any) -> requests.Response:  # noqa: ANN401
+        return self._session.request(
+            method, self._url + path, timeout=TIMEOUT, allow_redirects=False, **options
+        )
+
+
+def _object(response: requests.Response) -> dict[str, Any]:
+    try:
+        answer = response.json()
+    except requests.JSONDecodeError:
+        return {}
+    return answer if isinstance(answer, dict) else {}
+
+
+def _refusal(status: int, answer: dict[str, Any]) -> Exception:
+    said = answer.get("message")
+    message = plain(said) if isinstance(said, str) and said else f"The relay answered {status}."
+    if status == 404:
+        return NotFound("no_such_job", message)
+    if status in {400, 422}:
+        return WrongUsage("refused", message)
+    return Unreachable(str(answer.get("error") or f"answer_{status}"), message)
+
+
+def _await(api: Api, output: Output, job: str) -> dict[str, Any]:
+    """Look at a job until it has ended, as often as the relay says."""
+    began, failed = time.monotonic(), 0
+    with output.working(f"Cobalt works in the clinic's EMR on {job} ...") as working:
+        while True:
+            try:
+                report, pause = api.look(job)
+                failed = 0
+            except (requests.RequestException, Unreachable):
+                failed += 1
+                if failed == TRIES:
+                    raise
+                report, pause = {"status": jobs.OPEN}, LEAST_PAUSE * 2**failed
+            if report["status"] != jobs.OPEN:
+                return report
+            seconds = time.monotonic() - began
+            working.say(f"{_progress(report)} {seconds:.0f} s ...")
+            time.sleep(min(pause, max(LEAST_PAUSE, seconds / 4)) if seconds < 8 else pause)
+
+
+def _progress(report: dict[str, Any]) -> str:
+    pieces = report.get("pieces") or []
+    if not pieces:
+        return "Cobalt works in the clinic's EMR,"
+    ended = sum(piece["status"] not in {"PENDING", jobs.OPEN} for piece in pieces)
+    return f"{ended} of {len(pieces)} pieces have ended,"
+
+
+# ------------------------------------------------------------------------------------------ results
+
+
+def _appointments(deployment: Deployment, report: dict[str, Any]) -> list[dict[str, Any]]:
+    """Give the appointments of a job, or of the pieces of a range that succeeded."""
+    parts = report.get("pieces") or [report]
+    ids = [part["job_execution_id"] for part in parts if part["status"] == jobs.GOOD]
+    found: list[dict[str, Any]] = []
+    for job_id in ids:
+        job = deployment.jobs.job(job_id, utc_now())
+        if job is None:
+            raise NotFound("no_result", "The result is not kept any more.")
+        data = rows.result_of(deployment, job).get("data")
+        listed = data.get("appointments") if isinstance(data, dict) else None
+        found += [each for each in listed or [] if isinstance(each, dict)]
+    return sorted(found, key=lambda each: _field(each, COLUMNS[0][1]))
+
+
+def _deliver(
+    output: Output,
+    report: dict[str, Any],
+    appointments: list[dict[str, Any]],
+    wanted: Wanted,
+) -> None:
+    if wanted.file:
+        _write(wanted.file, _format(wanted), appointments)
+        if output.as_json:
+            output.document({**report, "file": str(wanted.file), "written": len(appointments)})
+        else:
+            output.say(f"{len(appointments)} appointments are in {wanted.file}.", style="green")
+        return
+    if output.as_json:
+        output.document({**report, "appointments": appointments})
+        return
+    if report["status"] not in {jobs.GOOD, "PARTIAL"}:
+        return
+    if output.out.is_terminal and appointments:
+        output.note("The table names patients: mind who sees this screen.", style="yellow")
+    if appointments:
+        headings = [heading for heading, _ in COLUMNS]
+        cells = [_cells(each, short=output.is_narrow) for each in appointments]
+        output.table(headings, cells, cut=("type", "provider", "patient"))
+    output.say(f"{len(appointments)} appointments.")
+
+
+def _cells(appointment: dict[str, Any], *, short: bool) -> list[str]:
+    cells = [_field(appointment, names) for _, names in COLUMNS]
+    cells[0] = _short_time(cells[0], short=short)
+    return cells
+
+
+def _short_time(text: str, *, short: bool) -> str:
+    """Give the time as the clinic's clocks show it: as it is written, to the minute."""
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        return text
+    return f"{moment:%m-%d %H:%M}" if short else f"{moment:%Y-%m-%d %H:%M}"
+
+
+def _field(appointment: dict[str, Any], names: Iterable[str]) -> str:
+    values = (appointment.get(name) for name in names)
+    return next((str(each) for each in values if each is not None and each != ""), "")
+
+
+def _format(wanted: Wanted) -> str:
+    if wanted.format:
+        return wanted.format
+    return "csv" if wanted.file and wanted.file.suffix.lower() == ".csv" else "json"
+
+
+def _write(path: Path, format_: str, appointments: list[dict[str, Any]]) -> None:
+    """Write a file of the owner's alone, in one step."""
+    text = _as_csv(appointments) if format_ == "csv" else _as_json(appointments)
+    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
+    try:
+        handle = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(handle, "w", encoding="utf-8", newline="") as file:
+            file.write(text)
+        draft.replace(path)
+    except OSError as error:
+        draft.unlink(missing_ok=True)
+        reason = error.strerror or "unknown"
+        raise NotWell("not_written", f"The file cannot be written: {reason}.") from error
+
+
+def _as_json(appointments: list[dict[str, Any]]) -> str:
+    return json.dumps(appointments, indent=2, ensure_ascii=False) + "\n"
+
+
+def _as_csv(appointments: list[dict[str, Any]]) -> str:
+    """Give a column for every field that any of them has; lists and objects as JSON."""
+    names = list(dict.fromkeys(name for each in appointments for name in each))
+    text = StringIO()
+    writer = csv.writer(text)
+    writer.writerow(names)
+    for each in appointments:
+        writer.writerow([_csv_cell(each.get(name)) for name in names])
+    return text.getvalue()
+
+
+def _csv_cell(value: object) -> str:
+    if value is None:
+        return ""
+    text = value if isinstance(value, str) else json.dumps(value, ensure_ascii=False)
+    is_number = bool(_NUMBER.fullmatch(text))
+    is_formula = text.startswith(_FORMULA) or (text[:1] in {"+", "-"} and not is_number)
+    return f"'{text}" if is_formula else text
