@@ -12,33 +12,59 @@ import pytest
 from cobalt_relay.adapters.bus import Bus
 from cobalt_relay.adapters.connections import Connections
 from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.queue import FetchQueue
+from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import Secrets
 from cobalt_relay.adapters.table import Table
-from cobalt_relay.errors import BusFault, RequestRefused, UnknownConnection, UpstreamUnanswered
+from cobalt_relay.errors import (
+    BusFault,
+    QueueFault,
+    RequestRefused,
+    UnknownConnection,
+    UpstreamUnanswered,
+)
 from cobalt_relay.models import (
     Announced,
+    ClinicSettings,
     Completion,
+    ConnectionState,
     EventRecord,
+    FetchRange,
+    FetchWork,
+    Hold,
     Job,
     JobState,
     Landing,
+    PieceNote,
+    PieceOutcome,
+    RangePlan,
+    RangeRequest,
+    RangeState,
     Request,
     RequestState,
     ResultLocation,
     Window,
     connection_id_of,
+    range_id_of,
 )
 from cobalt_relay.services.ports import (
-    ConnectionRegistry,
-    ConnectionTokens,
+    AnnouncementStore,
     DeliveryStore,
     JobReader,
+    RangeStore,
     RequestStore,
     ResultStore,
 )
 from tests.integration.support import Relay, eventually
-from tests.unit.fakes import FakeConnections, FakeJobs, FakeResults, validate_event
+from tests.unit.fakes import (
+    FakeConnections,
+    FakeJobs,
+    FakeRanges,
+    FakeResults,
+    FakeTable,
+    validate_event,
+)
 from tests.unit.test_adapters import EVENT
 from tools.local.eventlog import EventLog
 from tools.local.stack import Stack
@@ -48,7 +74,7 @@ WEEK = Window(start_date=date(2025, 1, 1), end_date=date(2025, 1, 7))
 SECOND = timedelta(seconds=1)
 
 
-class JobStore(RequestStore, JobReader, DeliveryStore, Protocol):
+class JobStore(RequestStore, JobReader, DeliveryStore, AnnouncementStore, Protocol):
     """All sides of the rows."""
 
 
@@ -111,7 +137,7 @@ def end(jobs: JobStore, completion: Completion, job: Job | None = None) -> Landi
     """End a job as it was seen, or as it is."""
     seen = job or job_of(jobs, completion.job_execution_id)
     assert seen is not None
-    landing, _ = jobs.end(seen, completion, NOW)
+    landing, _ = jobs.end(seen, completion, NOW, alone=True)
     return landing
 
 
@@ -355,7 +381,7 @@ def test_job_row_is_due_until_its_event_is_sent(real_jobs: Jobs, relay: Relay) -
     before = relay.job(job_id) or {}
     seen = job_of(real_jobs, job_id)
     assert seen is not None
-    real_jobs.end(seen, a_completion(job_id), NOW + 31 * SECOND)
+    real_jobs.end(seen, a_completion(job_id), NOW + 31 * SECOND, alone=True)
     ended = relay.job(job_id) or {}
     real_jobs.close_announcement(Announced("JOB", job_id, JobState.COMPLETED), NOW)
     sent = relay.job(job_id) or {}
@@ -382,12 +408,8 @@ def test_unknown_request_becomes_accepted_when_its_job_shows_up(
 # ---------------------------------------------------------------------------------------- connections
 
 
-class Registry(ConnectionRegistry, ConnectionTokens, Protocol):
-    """Both sides of the registry."""
-
-
 @pytest.fixture(params=["fake", "real"])
-def connections(request: pytest.FixtureRequest) -> Registry:
+def connections(request: pytest.FixtureRequest) -> Connections | FakeConnections:
     if request.param == "fake":
         return FakeConnections()
     stack: Stack = request.getfixturevalue("stack")
@@ -396,7 +418,9 @@ def connections(request: pytest.FixtureRequest) -> Registry:
     return Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
 
 
-def test_connection_is_listed_with_its_token_when_it_registered(connections: Registry) -> None:
+def test_connection_is_listed_with_its_token_when_it_registered(
+    connections: Connections | FakeConnections,
+) -> None:
     token = fresh("token")
     name = connection_id_of(token)
     was_registered = connections.is_registered(name)
@@ -411,7 +435,7 @@ def test_connection_is_listed_with_its_token_when_it_registered(connections: Reg
     assert list(connections.ids()).count(name) == 1
 
 
-def test_forgotten_token_is_gone(connections: Registry) -> None:
+def test_forgotten_token_is_gone(connections: Connections | FakeConnections) -> None:
     token = fresh("token")
     name = connection_id_of(token)
     connections.keep_token(name, token)
@@ -424,7 +448,217 @@ def test_forgotten_token_is_gone(connections: Registry) -> None:
     assert not connections.is_registered(name)
 
 
-def test_stranger_has_no_token(connections: Registry) -> None:
+def test_connection_is_suspended_once_and_resumed_once(
+    connections: Connections | FakeConnections,
+) -> None:
+    name = connection_id_of(fresh("token"))
+    connections.register(name, NOW, "eClinicalWorks")
+    new = connections.get(name)
+    assert new
+
+    suspended = [connections.suspend(new, "event", NOW, NOW + SECOND) for _ in range(2)]
+    found = connections.get(name)
+    assert found
+    early = connections.resume(found, "job_1", NOW, NOW + 2 * SECOND)
+    resumed = [connections.resume(found, "job_1", NOW + 2 * SECOND, NOW + 3 * SECOND) for _ in "ab"]
+
+    assert (suspended, early, resumed) == ([True, False], False, [True, False])
+    assert (found.state, found.suspended_by) == (ConnectionState.LOGIN_REQUIRED, "event")
+    after = connections.get(name)
+    assert after
+    assert (after.state, after.suspended_at) == (ConnectionState.ACTIVE, None)
+    assert not connections.suspend(after, "event", NOW, NOW + 4 * SECOND)  # older than the success
+
+
+def test_connection_is_found_by_its_label(connections: Connections | FakeConnections) -> None:
+    name, label = connection_id_of(fresh("token")), fresh("user")
+    connections.register(name, NOW)
+    settings = ClinicSettings(access_token_reference_id=label, time_zone="America/Denver")
+
+    connections.note_settings(name, settings, NOW, SECOND)
+
+    assert connections.with_label(label) == [name]
+    assert connections.with_label(fresh("nobody")) == []
+    [found] = connections.several([name, connection_id_of(fresh("token"))])
+    assert (found.time_zone, found.settings_read_at) == ("America/Denver", NOW)
+
+
+def test_nothing_is_noted_of_a_connection_that_is_gone(
+    connections: Connections | FakeConnections,
+) -> None:
+    name = connection_id_of(fresh("token"))
+    connections.keep_token(name, "token")
+    connections.register(name, NOW)
+    connections.remove(name)
+
+    connections.note_failure(name, "emr_down", NOW)
+    connections.note_password_warning(name, NOW)
+
+    assert connections.get(name) is None
+
+
+def test_replaced_connection_names_its_heir_once(
+    connections: Connections | FakeConnections,
+) -> None:
+    name, heir = (connection_id_of(fresh("token")) for _ in range(2))
+    connections.register(name, NOW)
+
+    handed_over = [connections.hand_over(name, heir) for _ in range(2)]
+
+    found = connections.get(name)
+    assert found
+    assert (handed_over, found.state, found.replaced_by) == ([True, False], "replaced", heir)
+
+
+@pytest.fixture(params=["fake", "real"])
+def both(request: pytest.FixtureRequest) -> tuple[Jobs, Connections | FakeConnections]:
+    """Jobs and connections of one table."""
+    if request.param == "fake":
+        jobs = FakeJobs()
+        return jobs, FakeConnections(jobs.table)
+    stack: Stack = request.getfixturevalue("stack")
+    table = Table(stack.aws.dynamodb, stack.table)
+    path = f"/cobalt-relay/{stack.stack_name}/tokens"
+    connections = Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
+    return Jobs(table, timedelta(days=30), timedelta(hours=2)), connections
+
+
+def test_end_of_a_job_is_noted_with_its_connection(
+    both: tuple[Jobs, Connections | FakeConnections],
+) -> None:
+    jobs, connections = both
+    name = connection_id_of(fresh("token"))
+    landings = []
+    for step in ("nobody", "known", "suspended"):
+        job_id = fresh("job")
+        request = a_request(connection_id=name)
+        jobs.record_request(request)
+        jobs.accept(request, job_id, NOW)
+        if step == "known":
+            connections.register(name, NOW)
+        connection = connections.get(name)
+        if step == "suspended" and connection:
+            connections.suspend(connection, "event", NOW + 90 * SECOND, NOW + 90 * SECOND)
+        job = jobs.job(job_id, NOW)
+        assert job
+        landing, _ = jobs.end(job, a_completion(job_id), NOW)
+        landings.append(landing)
+
+    found = connections.get(name)
+    assert landings == [
+        Landing.CONNECTION_DIFFERS,
+        Landing.LANDED,
+        Landing.CONNECTION_DIFFERS,
+    ]
+    assert found
+    assert (found.emr_name, found.is_suspended) == ("eClinicalWorks", True)
+    assert found.last_success_at is not None
+
+
+# --------------------------------------------------------------------------------- ranges and queue
+
+
+@pytest.fixture(params=["fake", "real"])
+def ranges(request: pytest.FixtureRequest) -> RangeStore:
+    if request.param == "fake":
+        return FakeRanges(FakeTable())
+    stack: Stack = request.getfixturevalue("stack")
+    return Ranges(Table(stack.aws.dynamodb, stack.table), timedelta(days=30))
+
+
+def a_range(**request: Any) -> FetchRange:
+    plan = RangePlan(
+        range_id=range_id_of(fresh("range")),
+        connection_id=connection_id_of("token"),
+        trigger="range",
+        request=RangeRequest(**({"window": WEEK} | request)),
+        accepted_at=NOW,
+    )
+    return FetchRange(plan=plan, state=RangeState.ACCEPTED, request_id="r1")
+
+
+def test_range_comes_back_as_it_was_put(ranges: RangeStore) -> None:
+    found = a_range(search_by="provider", provider_ids=("12", 13))
+
+    created = [ranges.create(found) for _ in range(2)]
+    ranges.note_piece(found.plan.range_id, 3, PieceNote(request_id="r3"))
+    ranges.note_piece(found.plan.range_id, 0, PieceNote(error_code="out_of_time"))
+    ranges.note_queued(found.plan.range_id, NOW)
+
+    read = ranges.get(found.plan.range_id)
+    assert created == [True, False]
+    assert read
+    assert (read.plan, read.queued) == (found.plan, True)
+    assert read.pieces == {
+        0: PieceNote(error_code="out_of_time"),
+        3: PieceNote(request_id="r3"),
+    }
+    assert ranges.get(found.plan.range_id, NOW + timedelta(days=31)) is None
+
+
+def test_range_ends_once_and_keeps_its_outcomes(ranges: RangeStore) -> None:
+    found = a_range()
+    ranges.create(found)
+    outcomes = [
+        PieceOutcome(window=WEEK, status="COMPLETED", job_execution_id="j", appointment_count=2),
+        PieceOutcome(window=WEEK, status="FAILED", error_code="emr_down"),
+    ]
+
+    ended = [ranges.end(found, outcomes, NOW) for _ in range(2)]
+    ranges.note_piece(found.plan.range_id, 0, PieceNote(request_id="late"))
+
+    read = ranges.get(found.plan.range_id)
+    assert (ended[0] is not None, ended[1]) == (True, None)
+    assert read
+    assert (read.state, read.completed_at) == (RangeState.PARTIAL, NOW)
+    assert (list(read.outcomes), read.pieces) == (outcomes, {})
+
+
+def test_hold_keeps_a_second_range_off(ranges: RangeStore) -> None:
+    hold = Hold("IDEMPOTENCY", fresh("key"), NOW + SECOND)
+    first, second = a_range(), a_range()
+
+    created = [ranges.create(first, "asked", hold), ranges.create(second, "asked", hold)]
+
+    assert created == [True, False]
+    assert ranges.held_by(hold) == (first.plan.range_id, "asked")
+    assert ranges.get(second.plan.range_id) is None
+
+
+def test_longer_pause_stands(ranges: RangeStore) -> None:
+    later = datetime.now(UTC).replace(microsecond=0) + timedelta(days=400)
+
+    ranges.pause(later)
+    ranges.pause(later - SECOND)
+
+    assert ranges.paused_until() == later
+
+
+def test_messages_are_in_the_queue_when_they_are_sent(stack: Stack) -> None:
+    sqs = stack.aws.sqs
+    url = sqs.create_queue(QueueName=fresh("queue").replace("_", "-"))["QueueUrl"]
+    plan = a_range(window=Window(start_date=date(2025, 1, 1), end_date=date(2025, 6, 30))).plan
+    works = [FetchWork(plan=plan, piece=number, not_before=NOW) for number in range(23)]
+
+    sent = FetchQueue(sqs, url).send(iter(works), NOW)
+    FetchQueue(sqs, url).put_off(works[0], NOW + timedelta(hours=2), NOW)
+
+    names: list[Any] = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesDelayed"]
+    counts = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
+    [message] = sqs.receive_message(QueueUrl=url)["Messages"]
+    sqs.delete_queue(QueueUrl=url)
+    assert (sent, [int(counts[name]) for name in names]) == (23, [23, 1])
+    assert FetchWork.model_validate_json(message["Body"]) in works
+
+
+def test_messages_that_are_not_taken_are_a_fault(stack: Stack) -> None:
+    queue = FetchQueue(stack.aws.sqs, f"{stack.outputs['FetchQueueUrl']}-nowhere")
+
+    with pytest.raises(QueueFault):
+        queue.send([FetchWork(plan=a_range().plan, piece=0, not_before=NOW)], NOW)
+
+
+def test_stranger_has_no_token(connections: Connections | FakeConnections) -> None:
     with pytest.raises(UnknownConnection):
         connections.token(connection_id_of(fresh("token")))
 

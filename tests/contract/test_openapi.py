@@ -18,13 +18,20 @@ from cobalt_relay.errors import (
     DeliveryError,
     FetchUnderWay,
     IdempotencyKeyReused,
+    InvalidMrn,
+    InvalidProviderIds,
     MissingHeaders,
     MissingParameters,
     NoSuchJob,
     NotConfigured,
     RateLimited,
     RelayError,
+    RequestRefused,
+    SeveralProvidersSeveralDays,
     StorageFault,
+    TooManyPieces,
+    UnknownRangeSearchBy,
+    UnknownSearchBy,
     UpstreamFault,
     UpstreamRefusal,
     WindowTooLong,
@@ -34,6 +41,7 @@ from cobalt_relay.services.take_in import Verdict
 from functions.fetch_appointments.handler import lambda_handler as fetch_appointments
 from functions.read_appointments.handler import lambda_handler as read_appointments
 from functions.receive_webhook.handler import lambda_handler as receive_webhook
+from functions.run_fetches.handler import lambda_handler as run_fetches
 from tests.contract.test_documented_examples import example
 from tests.template.document import document
 from tests.unit.conftest import (
@@ -43,6 +51,8 @@ from tests.unit.conftest import (
     body_of,
     fetch_event,
     job_event,
+    queue_event,
+    range_event,
     webhook_event,
 )
 from tests.unit.test_shape import leaves
@@ -52,15 +62,17 @@ SPEC: dict[str, Any] = yaml.safe_load(FILE.read_text())
 SCHEMAS: dict[str, Any] = SPEC["components"]["schemas"]
 
 FETCH = ("/appointments/fetch", "post")
+RANGE = ("/appointments/fetch/range", "post")
 READ = ("/appointments/fetch/{job_execution_id}", "get")
 WEBHOOK = ("/webhooks/cobalt", "post")
-ROUTES = (FETCH, READ, WEBHOOK)
+ROUTES = (FETCH, RANGE, READ, WEBHOOK)
 
 type Route = tuple[str, str]
 type Answer = dict[str, Any]
 
 GATEWAY: dict[Route, set[str]] = {
     FETCH: {"429"},
+    RANGE: {"429"},
     READ: {"400", "429"},
     WEBHOOK: {"429"},
 }
@@ -74,6 +86,7 @@ BASES: dict[Route, tuple[type[RelayError], ...]] = {
         NotConfigured,
         StorageFault,
     ),
+    RANGE: (CallerError, UpstreamRefusal, UpstreamFault, NotConfigured, StorageFault),
     READ: (MissingHeaders, NoSuchJob, NotConfigured, StorageFault),
     WEBHOOK: (DeliveryError, NotConfigured, StorageFault),
 }
@@ -82,13 +95,25 @@ BASES: dict[Route, tuple[type[RelayError], ...]] = {
 
 def errors_of(route: Route) -> list[type[RelayError]]:
     found = [leaf for base in BASES[route] for leaf in leaves(base)]
-    return [kind for kind in found if route is READ or kind is not NoSuchJob]
+    return [kind for kind in found if route not in NOT_OF.get(kind, ())]
+
+
+NOT_OF: dict[type[RelayError], tuple[Route, ...]] = {
+    NoSuchJob: (FETCH, RANGE),
+    UnknownRangeSearchBy: (FETCH,),
+    TooManyPieces: (FETCH,),
+    UnknownSearchBy: (RANGE,),
+    InvalidMrn: (RANGE,),
+    SeveralProvidersSeveralDays: (RANGE,),
+}
+"""Routes on which an error of their families cannot come."""
 
 
 ARGUMENTS: dict[type[RelayError], Any] = {
     MissingHeaders: ["access_token"],
     MissingParameters: ("start_date", "end_date"),
     WindowTooLong: 7,
+    InvalidProviderIds: 10,
 }
 
 
@@ -156,7 +181,9 @@ def test_declared_statuses_are_those_that_a_route_can_give(route: Route) -> None
     declared = set(operation(route)["responses"])
 
     assert {each for each in declared if each >= "400"} == statuses | GATEWAY[route] | {"500"}
-    assert {each for each in declared if each < "400"} == {"202" if route is FETCH else "200"}
+    assert {each for each in declared if each < "400"} == {
+        "202" if route in (FETCH, RANGE) else "200"
+    }
 
 
 def test_every_error_with_a_status_comes_from_a_route() -> None:
@@ -172,7 +199,13 @@ def test_limits_are_those_of_the_code() -> None:
     ids = SCHEMAS["FetchByProvider"]["properties"]["provider_ids"]
     text, number = [resolved(each) for each in ids["items"]["anyOf"]]
 
-    assert operation(FETCH)["requestBody"]["x-max-bytes"] == api.MAX_FETCH_BODY_BYTES
+    many = SCHEMAS["RangeByProvider"]["properties"]["provider_ids"]
+
+    for each in (FETCH, RANGE):
+        assert operation(each)["requestBody"]["x-max-bytes"] == api.MAX_FETCH_BODY_BYTES
+    assert many["maxItems"] == models.MAX_RANGE_PROVIDERS
+    assert f"{models.MAX_RANGE_DAYS} days" in SCHEMAS["RangeByDate"]["description"]
+    assert SCHEMAS["Range"]["properties"]["pieces"]["maxItems"] == models.MAX_PIECES
     assert operation(WEBHOOK)["requestBody"]["x-max-bytes"] == MAX_DELIVERY_BYTES
     assert resolved(key["schema"])["maxLength"] == api.MAX_KEY_LENGTH
     assert resolved(job_id["schema"])["maxLength"] == models.MAX_ID_LENGTH
@@ -191,7 +224,7 @@ def test_credentials_are_the_headers_that_are_read() -> None:
         for route in ROUTES
     }
 
-    assert names[FETCH] == names[READ] == list(api.FETCH_HEADERS)
+    assert names[FETCH] == names[RANGE] == names[READ] == list(api.FETCH_HEADERS)
     assert names[WEBHOOK] == ["cobalt-verification"]
     assert {scheme["in"] for scheme in schemes.values()} == {"header"}
 
@@ -205,6 +238,13 @@ def test_words_are_those_of_the_code() -> None:
     assert set(job["status"]["enum"]) == set(models.JobState)
     assert set(job["trigger"]["enum"]) == {*get_args(models.Trigger), None}
     assert set(job["delivered_via"]["enum"]) == {*get_args(models.Channel), None}
+    whole, piece = SCHEMAS["Range"]["properties"], SCHEMAS["Piece"]["properties"]
+    assert set(whole) == {"success", *models.RangeReport.model_fields}
+    assert set(whole["status"]["enum"]) == set(models.RangeState)
+    assert set(piece) == set(models.PieceOutcome.model_fields)
+    statuses = get_args(models.PieceOutcome.model_fields["status"].annotation)
+    assert set(piece["status"]["enum"]) == set(statuses)
+    assert SCHEMAS["RangeAccepted"]["properties"]["message"]["const"] == api.RANGE_MESSAGE
     assert SCHEMAS["FetchAccepted"]["properties"]["message"]["const"] == api.ACCEPTED_MESSAGE
     received = {f"Webhook {verdict}." for verdict in Verdict}
     assert set(SCHEMAS["DeliveryReceived"]["properties"]["message"]["enum"]) == received
@@ -266,6 +306,34 @@ def test_example_requests_are_accepted(world: World) -> None:
     assert len(bodies) == 5
 
 
+def test_ranges_are_accepted_and_read_in_their_form(world: World) -> None:
+    bodies = [value for place, _, value in examples(RANGE) if place.startswith("request")]
+
+    for body in bodies:
+        answer = fetch_appointments(range_event(body), LambdaContextStub())
+        assert answer["statusCode"] == 202, body
+        check_answer(RANGE, answer)
+        read = read_appointments(
+            job_event(body_of(answer)["job_execution_id"]), LambdaContextStub()
+        )
+        assert read["statusCode"] == 200
+        check_answer(READ, read)
+    assert len(bodies) == 2
+
+
+def test_range_is_read_in_its_form_when_cobalt_refused_a_piece(world: World) -> None:
+    """A code of Cobalt's may be any word of letters and underscores."""
+    world.connections.add(HEADERS["access_token"])
+    world.cobalt.errors[HEADERS["access_token"]] = RequestRefused("no", error="emr__down_")
+    accepted = fetch_appointments(range_event(example("fetch-request")), LambdaContextStub())
+    run_fetches(queue_event(*world.queue.sent), LambdaContextStub())
+
+    read = read_appointments(job_event(body_of(accepted)["job_execution_id"]), LambdaContextStub())
+
+    assert [piece["error_code"] for piece in body_of(read)["pieces"]] == ["emr__down_"]
+    check_answer(READ, read)
+
+
 def test_example_deliveries_are_received(world: World) -> None:
     bodies = [value for place, _, value in examples(WEBHOOK) if place.startswith("request")]
     world.clock.moment = datetime(2023, 10, 28, 11, tzinfo=UTC)  # their own time
@@ -290,10 +358,16 @@ def test_job_is_answered_in_its_form(world: World) -> None:
 
 ASK: dict[Route, Callable[[], Answer]] = {
     FETCH: lambda: fetch_appointments(fetch_event(example("fetch-request")), LambdaContextStub()),
+    RANGE: lambda: fetch_appointments(range_event(example("fetch-request")), LambdaContextStub()),
     READ: lambda: read_appointments(job_event("job_1"), LambdaContextStub()),
     WEBHOOK: lambda: receive_webhook(webhook_event(b"{}"), LambdaContextStub()),
 }
-USE_CASES = {FETCH: "fetch_appointments", READ: "read_appointments", WEBHOOK: "receive_webhook"}
+USE_CASES = {
+    FETCH: "fetch_appointments",
+    RANGE: "fetch_appointments",
+    READ: "read_appointments",
+    WEBHOOK: "receive_webhook",
+}
 
 
 @pytest.mark.parametrize(
@@ -345,6 +419,7 @@ def test_refusal_with_everything_is_in_its_form(monkeypatch: pytest.MonkeyPatch)
     ("route", "status", "kind"),
     [
         (FETCH, "422", IdempotencyKeyReused),
+        (RANGE, "422", IdempotencyKeyReused),
         (READ, "404", NoSuchJob),
         (WEBHOOK, "401", BadSignature),
     ],

@@ -14,6 +14,7 @@ from functions.fetch_appointments.handler import lambda_handler as fetch_appoint
 from functions.plan_fetches.handler import lambda_handler as plan_fetches
 from functions.read_appointments.handler import lambda_handler as read_appointments
 from functions.receive_webhook.handler import lambda_handler as receive_webhook
+from functions.run_fetches.handler import lambda_handler as run_fetches
 from tests.unit.conftest import LambdaContextStub, World
 from tests.unit.fakes import live_keys
 from tools.sign_sample import SAMPLE_KEY, signed_anew
@@ -22,6 +23,7 @@ EVENTS = Path(__file__).parents[2] / "events"
 SIGNED_AT = datetime(2023, 10, 28, 11, tzinfo=UTC)
 HANDLERS = {
     "api-fetch": fetch_appointments,
+    "api-range": fetch_appointments,
     "api-job": read_appointments,
     "webhook": receive_webhook,
     "schedule": plan_fetches,
@@ -38,6 +40,9 @@ STATUS_OF = {
     "api-fetch-missing-parameters": 400,
     "api-fetch-range-too-long": 400,
     "api-fetch-wrong-credentials": 401,
+    "api-range-accepted": 202,
+    "api-range-by-provider": 202,
+    "api-range-too-long": 400,
     "api-job-found": 200,
     "api-job-of-another-connection": 404,
     "api-job-unknown": 404,
@@ -52,7 +57,11 @@ STATUS_OF = {
     "webhook-malformed": 400,
     "webhook-wrong-signature": 401,
 }
-SCHEDULES = {"schedule-all-connections", "schedule-invalid", "schedule-one-connection"}
+SCHEDULES = {
+    *("schedule-all-connections", "schedule-clinic-time"),
+    *("schedule-invalid", "schedule-one-connection"),
+}
+QUEUE = {"queue-one-malformed", "queue-piece"}
 
 
 def sample(name: str) -> Any:
@@ -72,7 +81,7 @@ def configured(world: World) -> World:
 def test_every_file_has_a_test() -> None:
     files = {path.stem for path in EVENTS.glob("*.json")}
 
-    assert files == set(STATUS_OF) | SCHEDULES
+    assert files == set(STATUS_OF) | SCHEDULES | QUEUE
 
 
 @pytest.mark.parametrize("name", STATUS_OF)
@@ -87,7 +96,9 @@ def test_sample_is_answered_as_its_name_says(configured: World, name: str) -> No
     assert answer["statusCode"] == STATUS_OF[name]
     landed = name.startswith("webhook") and STATUS_OF[name] == 200
     assert len(configured.bus.events) == len(configured.results.objects) == int(landed)
-    assert len(configured.cobalt.calls) == int(STATUS_OF[name] == 202)
+    is_range = name.startswith("api-range")
+    assert len(configured.cobalt.calls) == int(STATUS_OF[name] == 202 and not is_range)
+    assert bool(configured.queue.sent) == (STATUS_OF[name] == 202 and is_range)
 
 
 GENUINE = [n for n, status in STATUS_OF.items() if n.startswith("webhook") and status == 200]
@@ -119,10 +130,29 @@ def test_sample_webhook_is_taken_in_now_when_it_is_signed_anew(
 
 
 def test_schedules_are_carried_out_or_refused_as_their_names_say(configured: World) -> None:
+    configured.connections.add("sample-token", time_zone="America/New_York")
+
     every = plan_fetches(sample("schedule-all-connections"), LambdaContextStub())
+    there = plan_fetches(sample("schedule-clinic-time"), LambdaContextStub())
     one = plan_fetches(sample("schedule-one-connection"), LambdaContextStub())
 
-    assert (every["started"], every["failed"]) == ({}, {})
+    assert (every["planned"], every["messages"]) == (1, 2)
+    assert (there["planned"], there["messages"]) == (1, 2)
     assert list(one["failed"].values()) == ["unknown_connection"]
     with pytest.raises(InvalidScheduleInput):
         plan_fetches(sample("schedule-invalid"), LambdaContextStub())
+
+
+@pytest.mark.parametrize(
+    ("name", "again"),
+    [("queue-piece", []), ("queue-one-malformed", ["19dd0b57-b21e-4ac1-bd88-01bbb068cb71"])],
+)
+def test_messages_are_worked_off_but_for_the_malformed(
+    configured: World, name: str, again: list[str]
+) -> None:
+    configured.connections.add("sample-token")
+
+    answer = run_fetches(sample(name), LambdaContextStub())
+
+    assert [each["itemIdentifier"] for each in answer["batchItemFailures"]] == again
+    assert len(configured.cobalt.calls) == 1
