@@ -16,12 +16,19 @@ import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cobalt_relay import bootstrap
+from cobalt_relay.models import CobaltEvent, FetchWork, ListedEvent
 from cobalt_relay.observability import logger
+from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.fetch_appointments import FetchAppointments
+from cobalt_relay.services.fetch_range import FetchRanges
+from cobalt_relay.services.gather_ranges import GatherRanges
+from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.plan_fetches import PlanFetches
 from cobalt_relay.services.read_appointments import ReadAppointments
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+from cobalt_relay.services.run_fetches import RunFetches
+from cobalt_relay.services.standing import Standing
 from cobalt_relay.services.take_in import TakeIn
 from tests.unit.fakes import (
     FakeBus,
@@ -29,6 +36,8 @@ from tests.unit.fakes import (
     FakeCobalt,
     FakeConnections,
     FakeJobs,
+    FakeQueue,
+    FakeRanges,
     FakeResults,
     FakeSecrets,
 )
@@ -60,31 +69,102 @@ class World:
     results: FakeResults = field(default_factory=FakeResults)
     bus: FakeBus = field(default_factory=FakeBus)
     secrets: FakeSecrets = field(default_factory=FakeSecrets)
-    connections: FakeConnections = field(default_factory=FakeConnections)
     cobalt: FakeCobalt = field(default_factory=FakeCobalt)
     clock: FakeClock = field(default_factory=FakeClock)
+    queue: FakeQueue = field(default_factory=FakeQueue)
+    robots: int = 1
+    silent: set[str] = field(default_factory=set)
+    """Jobs that are not to report."""
+    said: dict[str, dict[str, Any]] = field(default_factory=dict)
+    """What jobs report, where it is not just a success."""
 
     def __post_init__(self) -> None:
+        table = self.jobs.table
+        self.connections = FakeConnections(table)
+        self.ranges = FakeRanges(table)
+        self.standing = Standing(self.connections, now=self.clock)
+        self.announcer = Announcer(self.jobs, self.bus, now=self.clock)
+        self.gathering = GatherRanges(self.ranges, self.jobs, self.announcer, now=self.clock)
+        self.fetch_ranges = FetchRanges(
+            self.cobalt, self.ranges, self.queue, self.connections, self.secrets, now=self.clock
+        )
         self.fetch_appointments = FetchAppointments(
             self.cobalt,
             self.jobs,
             self.connections,
             self.secrets,
+            self.standing,
             SINGLE_FLIGHT,
             now=self.clock,
             sleep=self.clock.sleep,
         )
-        self.read_appointments = ReadAppointments(self.jobs, self.secrets, now=self.clock)
+        self.read_appointments = ReadAppointments(
+            self.jobs, self.ranges, self.secrets, now=self.clock
+        )
         self.take_in = TakeIn(
-            self.jobs, self.results, self.bus, now=self.clock, sleep=self.clock.sleep
+            self.jobs,
+            self.results,
+            self.announcer,
+            self.standing,
+            self.gathering,
+            now=self.clock,
+            sleep=self.clock.sleep,
         )
         self.receive_webhook = ReceiveWebhook(self.take_in, self.secrets, now=self.clock)
         self.reconcile_jobs = ReconcileJobs(
-            self.cobalt, self.jobs, self.connections, self.secrets, self.take_in, now=self.clock
+            self.cobalt,
+            self.jobs,
+            self.connections,
+            self.secrets,
+            self.take_in,
+            self.announcer,
+            LookAfterRanges(self.fetch_ranges, self.gathering, self.announcer),
+            now=self.clock,
         )
         self.plan_fetches = PlanFetches(
-            self.fetch_appointments, self.connections, self.bus, now=self.clock
+            self.fetch_appointments,
+            self.connections,
+            self.queue,
+            self.bus,
+            "America/New_York",
+            now=self.clock,
         )
+        self.run_fetches = RunFetches(
+            self.fetch_appointments,
+            self.connections,
+            self.jobs,
+            self.ranges,
+            self.gathering,
+            self.queue,
+            self.bus,
+            self.robots,
+            now=self.clock,
+        )
+
+    def result(self, job_id: str, data: dict[str, Any] | None = None) -> bytes:
+        """The webhook of a job, signed or not."""
+        job = self.jobs.jobs[job_id]
+        days = job.window.model_dump(mode="json") if job.window else {}
+        success = {"success": True, **days, "appointments": [{}, {}]}
+        document = {
+            "id": f"evt_{job_id}",
+            "type": "appointment.live_fetch_completed",
+            "job_id": job_id,
+            "timestamp": self.clock().isoformat(),
+            "data": data or success,
+        }
+        return json.dumps(document).encode()
+
+    def deliver(self, job_id: str, data: dict[str, Any] | None = None) -> None:
+        """Let Cobalt deliver a job's result."""
+        body = self.result(job_id, data)
+        self.receive_webhook.receive(body, sign(body))
+
+    def record(self, job_id: str, data: dict[str, Any] | None = None) -> None:
+        """Let Cobalt record a job's result that it could not deliver."""
+        body = self.result(job_id, data)
+        event = CobaltEvent.read(json.loads(body))
+        self.cobalt.listed.insert(0, ListedEvent(event, self.clock(), lambda: body))
 
 
 @pytest.fixture
@@ -96,6 +176,8 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "read_appointments",
         "receive_webhook",
         "plan_fetches",
+        "run_fetches",
+        "fetch_ranges",
         "reconcile_jobs",
     ):
         monkeypatch.setattr(bootstrap, name, partial(getattr, world, name))
@@ -187,6 +269,33 @@ def fetch_event(
     """A call of POST /v1/appointments/fetch."""
     text = json.dumps(body) if isinstance(body, dict) else body
     return api_event("/appointments/fetch", text, HEADERS if headers is None else headers)
+
+
+def range_event(
+    body: bytes | str | dict[str, Any] | None, headers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A call of POST /v1/appointments/fetch/range."""
+    text = json.dumps(body) if isinstance(body, dict) else body
+    return api_event("/appointments/fetch/range", text, HEADERS if headers is None else headers)
+
+
+def queue_event(*bodies: str | FetchWork) -> dict[str, Any]:
+    """Messages of the queue, as Lambda hands them on; their ids are their numbers."""
+    return {
+        "Records": [
+            {
+                "messageId": str(number),
+                "receiptHandle": f"receipt-{number}",
+                "body": body if isinstance(body, str) else body.model_dump_json(),
+                "attributes": {"ApproximateReceiveCount": "1"},
+                "messageAttributes": {},
+                "eventSource": "aws:sqs",
+                "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:fetches",
+                "awsRegion": "us-east-1",
+            }
+            for number, body in enumerate(bodies)
+        ]
+    }
 
 
 def job_event(encoded_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:

@@ -4,7 +4,7 @@ import hashlib
 import json
 import re
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from threading import Lock
@@ -15,8 +15,20 @@ from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 from pydantic import BaseModel
 
+from cobalt_relay.adapters.connections import Registry
 from cobalt_relay.adapters.jobs import Jobs
-from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Write
+from cobalt_relay.adapters.layout import range_of
+from cobalt_relay.adapters.ranges import Ranges
+from cobalt_relay.adapters.table import (
+    ConditionFailedError,
+    Delete,
+    Item,
+    Key,
+    Put,
+    Table,
+    Update,
+    Write,
+)
 from cobalt_relay.errors import (
     AccessTokenRefused,
     BusFault,
@@ -26,11 +38,17 @@ from cobalt_relay.errors import (
 )
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
+    CONNECTION_MOVES,
     JOB_MOVES,
+    RANGE_MOVES,
     REQUEST_MOVES,
     ClientCredentials,
+    ClinicSettings,
+    Connection,
     EventRecord,
+    FetchRange,
     FetchRequest,
+    FetchWork,
     Job,
     ListedEvent,
     LiveKeys,
@@ -78,6 +96,15 @@ class FakeClock:
         self.moment += timedelta(seconds=seconds)
 
 
+SORT_KEYS = {
+    "due": "due_at",
+    "connections": "connection_id",
+    "by_connection": "accepted_at",
+    "by_reference": "registered_at",
+}
+"""The indexes of the template, by the attribute that sorts them: a row without it is not in it."""
+
+
 class FakeTable:
     """Items in a dictionary. Understands the expressions that the adapters write, and no others."""
 
@@ -95,28 +122,38 @@ class FakeTable:
             if any(failed):
                 raise ConditionFailedError(failed)
             for each in writes:
+                if isinstance(each, Delete):
+                    self.items.pop(_place(each.key), None)
+                    continue
                 item = _stored(self._written(each))
                 _expect_a_move(self.items.get(_place(each.key)), item)
                 self.items[_place(each.key)] = item
 
     def keys_of_index(
-        self, index: str, partition: tuple[str, str], up_to: tuple[str, str] | None = None
+        self,
+        index: str,
+        partition: tuple[str, str],
+        up_to: tuple[str, str] | None = None,
+        *,
+        backwards: bool = False,
     ) -> Iterator[Item]:
         name, value = partition
-        sort_key = {"due": "due_at", "connections": "connection_id"}[index]
-        found = [item for item in self.items.values() if item.get(name) == value]
-        for item in sorted(found, key=lambda item: str(item[sort_key])):
+        sort_key = SORT_KEYS[index]
+        found = [i for i in self.items.values() if i.get(name) == value and sort_key in i]
+        for item in sorted(found, key=lambda item: str(item[sort_key]), reverse=backwards):
             if up_to is None or item[sort_key] <= up_to[1]:
                 yield {"pk": item["pk"], "sk": item["sk"], name: value, sort_key: item[sort_key]}
 
     def _holds(self, write: Write) -> bool:
+        if isinstance(write, Delete):
+            return True
         item = self.items.get(_place(write.key), {})
         return any(
             all(_is_true(term, item, write.values) for term in either.split(" AND "))
             for either in write.condition.split(" OR ")
         )
 
-    def _written(self, write: Write) -> Item:
+    def _written(self, write: Put | Update) -> Item:
         if isinstance(write, Put):
             return {**write.key.attributes(), **write.item}
         sets, _, removes = write.expression.removeprefix("SET ").partition(" REMOVE ")
@@ -129,7 +166,12 @@ class FakeTable:
 
 def _expect_a_move(before: Item | None, after: Item) -> None:
     """Refuse any change of a state that is not drawn."""
-    tables: dict[str, Mapping[Any, Any]] = {"JOB": JOB_MOVES, "REQUEST": REQUEST_MOVES}
+    tables: dict[str, Mapping[Any, Any]] = {
+        "JOB": JOB_MOVES,
+        "REQUEST": REQUEST_MOVES,
+        "CONNECTION": CONNECTION_MOVES,
+        "RANGE": RANGE_MOVES,
+    }
     moves = tables.get(after["sk"], {})
     if before and before.get("state") in moves and before["state"] != after["state"]:
         assert after["state"] in moves[before["state"]]
@@ -180,18 +222,18 @@ class FakeJobs(Faults, Jobs):
 
     @property
     def jobs(self) -> dict[str, Job]:
-        return {key: Job.model_validate(_only(Job, item)) for key, item in self.rows("JOB")}
+        return {key: Job.model_validate(_only(Job, item)) for key, item in self.rows_of("JOB")}
 
     @property
     def requests(self) -> dict[str, RequestRecord]:
-        rows = self.rows("REQUEST")
+        rows = self.rows_of("REQUEST")
         return {key: RequestRecord.model_validate(_only(RequestRecord, item)) for key, item in rows}
 
     @property
     def events(self) -> dict[str, EventRecord]:
-        return {key: EventRecord.model_validate(item) for key, item in self.rows("EVENT")}
+        return {key: EventRecord.model_validate(item) for key, item in self.rows_of("EVENT")}
 
-    def rows(self, kind: str) -> Iterator[tuple[str, Item]]:
+    def rows_of(self, kind: str) -> Iterator[tuple[str, Item]]:
         for (pk, sk), item in self.table.items.items():
             if sk == kind:
                 yield pk.removeprefix(f"{kind}#"), item
@@ -415,24 +457,54 @@ class FakeWebhooks(Faults):
         return self.keys[-1]
 
 
-class FakeConnections(Faults):
-    """Tokens by connection id, and the connections that are registered."""
+class FakeConnections(Faults, Registry):
+    """The real rows on a fake table, and tokens by connection id."""
 
-    def __init__(self) -> None:
-        super().__init__()
+    def __init__(self, table: FakeTable | None = None) -> None:
+        Faults.__init__(self)
+        self.table = table or FakeTable()
+        Registry.__init__(self, cast("Table", self.table))
         self.tokens: dict[str, str] = {}
-        self.registered: dict[str, datetime] = {}
         self.looked_up = 0
         self.read_anew: list[str] = []
 
-    def add(self, access_token: str, now: datetime = datetime(2025, 1, 1, tzinfo=UTC)) -> str:
+    def __getattribute__(self, name: str) -> Any:
+        if name in _REGISTRY_CALLS:
+            self.meet(name)
+        return super().__getattribute__(name)
+
+    @property
+    def registered(self) -> dict[str, datetime]:
+        """When each connection registered itself."""
+        rows = [item for (_, sk), item in self.table.items.items() if sk == "CONNECTION"]
+        return {
+            item["connection_id"]: datetime.fromisoformat(item["registered_at"]) for item in rows
+        }
+
+    def add(
+        self, access_token: str, now: datetime = datetime(2025, 1, 1, tzinfo=UTC), **fields: Any
+    ) -> str:
+        """A connection whose settings nobody is to ask for, with other fields as a test wants."""
         connection_id = connection_id_of(access_token)
         self.tokens[connection_id] = access_token
-        self.registered[connection_id] = now
+        known: dict[str, Any] = {
+            "connection_id": connection_id,
+            "state": "active",
+            "registered_at": now,
+        }
+        connection = Connection.model_validate(known | fields)
+        self.put(connection, now)
+        self.settle(access_token)
         return connection_id
 
+    def settle(self, access_token: str) -> None:
+        """Let nobody ask for the settings of a connection."""
+        place = (f"CONNECTION#{connection_id_of(access_token)}", "CONNECTION")
+        item = self.table.items.get(place, {})
+        for name in ("due_shard", "due_at"):
+            item.pop(name, None)
+
     def is_registered(self, connection_id: str) -> bool:
-        self.meet("is_registered")
         self.looked_up += 1
         return connection_id in self.registered
 
@@ -446,25 +518,73 @@ class FakeConnections(Faults):
         self.meet("forget_token")
         self.tokens.pop(connection_id, None)
 
-    def register(self, connection_id: str, now: datetime) -> None:
-        self.meet("register")
-        self.registered.setdefault(connection_id, now)
-
-    def ids(self) -> Iterator[str]:
-        self.meet("ids")
-        yield from self.registered
+    def remove(self, connection_id: str) -> None:
+        """The token and the row."""
+        self.forget_token(connection_id)
+        self.table.write(Delete(Key("CONNECTION", connection_id)))
 
     def token(self, connection_id: str, *, refresh: bool = False) -> str:
+        self.meet("token")
         self.read_anew += [connection_id] if refresh else []
         if connection_id not in self.tokens:
             raise UnknownConnection
         return self.tokens[connection_id]
 
 
+_REGISTRY_CALLS = frozenset(name for name in vars(Registry) if not name.startswith("_"))
+
+
+class FakeRanges(Faults, Ranges):
+    """The real rows on a fake table."""
+
+    def __init__(self, table: FakeTable, retention: timedelta = timedelta(days=30)) -> None:
+        Faults.__init__(self)
+        self.table = table
+        Ranges.__init__(self, cast("Table", table), retention)
+
+    def __getattribute__(self, name: str) -> Any:
+        if name in _RANGE_CALLS:
+            self.meet(name)
+        return super().__getattribute__(name)
+
+    @property
+    def ranges(self) -> dict[str, FetchRange]:
+        """Every range by its id."""
+        rows = [item for (_, sk), item in self.table.items.items() if sk == "RANGE"]
+        found = [range_of(item) for item in rows]
+        return {each.plan.range_id: each for each in found}
+
+
+_RANGE_CALLS = frozenset(name for name in vars(Ranges) if not name.startswith("_"))
+
+
+class FakeQueue(Faults):
+    """Keeps what is sent, as the JSON that it is on the wire."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.sent: list[FetchWork] = []
+        self.hidden: list[tuple[str, float]] = []
+
+    def send(self, works: Iterable[FetchWork], now: datetime) -> int:
+        self.meet("send")
+        before = len(self.sent)
+        self.sent += [FetchWork.model_validate_json(each.model_dump_json()) for each in works]
+        return len(self.sent) - before
+
+    def put_off(self, work: FetchWork, until: datetime, now: datetime) -> None:
+        self.meet("put_off")
+        self.sent.append(work.model_copy(update={"not_before": until}))
+
+    def hide(self, receipt: str, seconds: float) -> None:
+        self.hidden.append((receipt, seconds))
+
+
 class FakeCobalt(Faults):
     """Accepts everything under running job ids, or raises what a test wants for a token.
 
-    What it has recorded, the newest first, is in `listed`; `references` has the labels of tokens.
+    What it has recorded, the newest first, is in `listed`; `references` has the labels of tokens,
+    `zones` their time zones.
     """
 
     def __init__(self) -> None:
@@ -474,6 +594,7 @@ class FakeCobalt(Faults):
         self.listed: list[ListedEvent] = []
         self.asked: list[str] = []
         self.references: dict[str, str] = {}
+        self.zones: dict[str, str] = {}
         self.outdated_secrets: set[str] = set()
 
     def _check(self, credentials: ClientCredentials) -> None:
@@ -506,7 +627,10 @@ class FakeCobalt(Faults):
         self.meet("live_fetches_since")
         yield from (e for e in self.listed if e.created_at is None or e.created_at >= since)
 
-    def reference_of(self, credentials: ClientCredentials, access_token: str) -> str | None:
+    def settings_of(self, credentials: ClientCredentials, access_token: str) -> ClinicSettings:
         self._check(credentials)
-        self.meet("reference_of")
-        return self.references.get(access_token)
+        self.meet("settings_of")
+        return ClinicSettings(
+            access_token_reference_id=self.references.get(access_token),
+            time_zone=self.zones.get(access_token),
+        )

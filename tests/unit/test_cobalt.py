@@ -184,6 +184,7 @@ def test_refusal_keeps_cobalts_words(
         "message": "In Cobalt's words.",
         "error": "login_required",
         "retry_after": None,
+        "emr_name": None,
     }
 
 

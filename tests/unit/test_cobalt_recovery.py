@@ -366,7 +366,7 @@ def test_what_is_no_page_is_malformed(upstream: Upstream, text: str) -> None:
     "ask",
     [
         lambda url: list(Cobalt(url).events_of_job(CREDENTIALS, "job_1")),
-        lambda url: Cobalt(url).reference_of(CREDENTIALS, "token"),
+        lambda url: Cobalt(url).settings_of(CREDENTIALS, "token"),
     ],
 )
 def test_refusal_of_a_look_has_its_name(upstream: Upstream, ask: Callable[[str], Any]) -> None:
@@ -489,7 +489,7 @@ def test_label_is_read_from_the_settings(
 ) -> None:
     in_turn(upstream, answers(status, body))
 
-    found = Cobalt(upstream.url).reference_of(CREDENTIALS, "token-1")
+    found = Cobalt(upstream.url).settings_of(CREDENTIALS, "token-1").access_token_reference_id
 
     assert found == label
     head = upstream.requests[0].decode().lower().split("\r\n")

@@ -3,7 +3,7 @@
 import json
 import re
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -894,9 +894,9 @@ def test_registered_connection_has_its_token_when_another_first_call_was_refused
         answers.append(ask(world, 2, "b"))
         raise AccessForbidden(LINK, error="login_required")
 
-    def register_late(connection_id: str, now: datetime) -> None:
+    def register_late(connection_id: str, *others: Any) -> None:
         forget(connection_id)
-        register(connection_id, now)
+        register(connection_id, *others)
 
     monkeypatch.setattr(world.cobalt, "fetch_appointments", refuse)
     if moment == "after it looked":
@@ -917,8 +917,8 @@ def test_202_when_the_token_cannot_be_kept_again(
     world.cobalt.errors.clear()
     register = world.connections.register
 
-    def fail_afterwards(connection_id: str, now: datetime) -> None:
-        register(connection_id, now)
+    def fail_afterwards(*arguments: Any) -> None:
+        register(*arguments)
         world.connections.fail("keep_token", TokensFault())
 
     monkeypatch.setattr(world.connections, "register", fail_afterwards)

@@ -1,6 +1,6 @@
 """The documented checks of a fetch request, and the lenient reading of what Cobalt sends."""
 
-from datetime import date
+from datetime import date, timedelta
 from typing import Any
 
 import pytest
@@ -8,7 +8,15 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cobalt_relay.errors import InvalidFetchRequest
-from cobalt_relay.models import CobaltEvent, FetchRequest, FetchResult, connection_id_of, in_days
+from cobalt_relay.models import (
+    CobaltEvent,
+    FetchRequest,
+    FetchResult,
+    RangeRequest,
+    Window,
+    connection_id_of,
+    in_days,
+)
 
 MISSING = "Missing required parameters: start_date, end_date."
 FORMAT = "Invalid date format. Use ISO format (YYYY-MM-DD)."
@@ -341,3 +349,58 @@ def test_window_of_a_result_is_left_out_when_it_is_none() -> None:
     result = FetchResult.from_data({"appointments": [], "start_date": "today", "end_date": 7})
 
     assert result.window is None
+
+
+# ------------------------------------------------------------------------------------------- ranges
+
+PROVIDERS = st.lists(
+    st.one_of(st.integers(0, 2**53 - 1), st.text("aZ7é ", min_size=1, max_size=8)),
+    min_size=1,
+    max_size=30,
+    unique_by=lambda each: (type(each), each),
+)
+
+
+@given(
+    st.dates(date(2020, 1, 1), date(2030, 1, 1)),
+    st.integers(1, 13),
+    st.one_of(st.none(), PROVIDERS),
+)
+def test_same_pieces_come_of_the_same_range_when_a_message_carries_it(
+    start: date, days: int, providers: list[str | int] | None
+) -> None:
+    body = {"start_date": f"{start}", "end_date": f"{start + timedelta(days=days)}"}
+    mode = {"search_by": "provider", "provider_ids": providers} if providers else {}
+    request = RangeRequest.from_body(body | mode)
+
+    carried = RangeRequest.model_validate_json(request.model_dump_json())
+    asked_again = RangeRequest.from_body(body | mode)
+
+    assert carried.pieces == asked_again.pieces == request.pieces
+    assert carried.fingerprint("token") == asked_again.fingerprint("token")
+    kinds = [[type(each) for each in some.provider_ids] for some in (carried, request)]
+    assert kinds[0] == kinds[1]
+
+
+@given(st.dates(date(2020, 1, 1), date(2030, 1, 1)), st.integers(1, 366))
+def test_every_piece_is_a_fetch_that_cobalt_takes(start: date, days: int) -> None:
+    """What a caller may ask for is what a piece may ask for: the documented checks let it pass."""
+    request = RangeRequest(window=Window(start_date=start, end_date=start + timedelta(days=days)))
+
+    for piece in request.pieces:
+        assert FetchRequest.from_body(piece.to_cobalt()) == piece
+        assert piece.window
+        assert piece.window.days_between + 1 <= 7  # should both ends count
+
+
+def test_fingerprint_of_a_range_is_not_that_of_a_fetch_for_the_same_days() -> None:
+    body = {"start_date": "2025-01-01", "end_date": "2025-01-05"}
+
+    prints = {
+        FetchRequest.from_body(body).fingerprint("token"),
+        RangeRequest.from_body(body).fingerprint("token"),
+        RangeRequest.from_body(body).fingerprint("another"),
+        RangeRequest.from_body(body | {"end_date": "2025-01-06"}).fingerprint("token"),
+    }
+
+    assert len(prints) == 4

@@ -8,7 +8,7 @@ import json
 import logging
 import traceback
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -17,14 +17,29 @@ from botocore.exceptions import ClientError
 
 from cobalt_relay import api
 from cobalt_relay.errors import RelayError, TableFault
-from cobalt_relay.models import connection_id_of
+from cobalt_relay.models import (
+    FetchWork,
+    RangePlan,
+    RangeRequest,
+    Window,
+    connection_id_of,
+    range_id_of,
+)
 from functions.fetch_appointments.handler import lambda_handler as fetch_appointments
 from functions.plan_fetches.handler import lambda_handler as plan_fetches
 from functions.receive_webhook.handler import lambda_handler as receive_webhook
 from functions.reconcile_jobs.handler import lambda_handler as reconcile_jobs
+from functions.run_fetches.handler import lambda_handler as run_fetches
 from tests.leaks.canaries import DATE_OF_BIRTH, MRN, NAME, NOTE, PATIENTS, WORDING
 from tests.leaks.search import Canary, Finding, Search, Text
-from tests.unit.conftest import HEADERS, LambdaContextStub, World, fetch_event, webhook_event
+from tests.unit.conftest import (
+    HEADERS,
+    LambdaContextStub,
+    World,
+    fetch_event,
+    queue_event,
+    webhook_event,
+)
 
 ROOT = Path(__file__).parents[2]
 TOKEN = "at_canary_5c0d9b7e31f84a62"
@@ -42,6 +57,17 @@ RESULT = webhook_event(
             "data": {"success": True, "appointments": [WORDING]},
         }
     ).encode()
+)
+WORK = FetchWork(
+    plan=RangePlan(
+        range_id=range_id_of("canary"),
+        connection_id=connection_id_of(TOKEN),
+        trigger="schedule",
+        request=RangeRequest(window=Window.parse("2025-01-06", "2025-01-07")),
+        accepted_at=datetime(2025, 1, 2, 9, 0, tzinfo=UTC),
+    ),
+    piece=0,
+    not_before=datetime(2025, 1, 2, 9, 0, tzinfo=UTC),
 )
 OTHER = webhook_event(json.dumps({"id": "evt_2", "type": "t", "data": WORDING}).encode())
 
@@ -87,8 +113,16 @@ CALLS: list[tuple[Handle, Any, str]] = [
     *(
         (plan_fetches, {}, call)
         for call in (
-            *("secrets.credentials", "connections.ids", "connections.token", "jobs.record_request"),
-            *("cobalt.fetch_appointments", "jobs.accept"),
+            *("secrets.credentials", "connections.ids", "connections.several", "queue.send"),
+        )
+    ),
+    *(
+        (run_fetches, queue_event(WORK), call)
+        for call in (
+            *("ranges.get", "ranges.paused_until", "connections.get", "jobs.rows"),
+            *("connections.token", "ranges.create", "ranges.note_piece"),
+            *("secrets.credentials", "jobs.record_request", "cobalt.fetch_appointments"),
+            "jobs.accept",
         )
     ),
     *(
@@ -143,6 +177,8 @@ def test_nothing_is_told_when_a_call_fails_and_quotes_a_patient(
 ) -> None:
     if handle in (plan_fetches, reconcile_jobs):
         _fill(world)
+    if handle is run_fetches:
+        world.connections.add(TOKEN)
     fake, name = call.split(".")
     monkeypatch.setattr(getattr(world, fake), name, lambda *_, **__: crash())
 
@@ -192,8 +228,8 @@ def test_leak_of_a_crash_is_found_when_it_is_planted(
 def test_idempotency_key_cannot_be_found_out_by_trying_when_it_is_an_mrn(world: World) -> None:
     fetch_appointments(MRN_FETCH, LambdaContextStub())
 
-    [(name, _)] = world.jobs.rows("IDEMPOTENCY")
-    known = (connection_id_of(TOKEN), *(key for key, _ in world.jobs.rows("REQUEST")))
+    [(name, _)] = world.jobs.rows_of("IDEMPOTENCY")
+    known = (connection_id_of(TOKEN), *(key for key, _ in world.jobs.rows_of("REQUEST")))
     guesses = [f"{each}{gap}{MRN}" for each in ("", *known) for gap in ("", "\n", "#", ":", " ")]
     assert name not in {hashlib.sha256(guess.encode()).hexdigest() for guess in guesses}
     assert name == hashlib.sha256(f"{TOKEN}\n{MRN}".encode()).hexdigest()

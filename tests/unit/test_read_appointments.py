@@ -13,6 +13,7 @@ from botocore.exceptions import ClientError
 
 from cobalt_relay import bootstrap
 from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.secrets import REFRESH_SECONDS, Secrets
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.errors import SecretsFault, TableFault
@@ -241,6 +242,7 @@ class Wire:
         self._items = world.jobs.table.items
         service = ReadAppointments(
             Jobs(self._table, timedelta(days=30), timedelta(hours=2)),
+            Ranges(self._table, timedelta(days=30)),
             Secrets(secretsmanager, "arn:c", "arn:w", clock=lambda: self.seconds),
             now=world.clock,
         )

@@ -734,9 +734,9 @@ def test_loser_sends_nothing_when_two_deliveries_come_at_once(
 ) -> None:
     end = accepted.jobs.end
 
-    def rival_wins(*arguments: Any) -> Any:
-        end(*arguments)
-        return end(*arguments)
+    def rival_wins(*arguments: Any, **options: Any) -> Any:
+        end(*arguments, alone=True)
+        return end(*arguments, **options)
 
     monkeypatch.setattr(accepted.jobs, "end", rival_wins)
 
@@ -1055,7 +1055,7 @@ def test_row_of_an_event_outlives_the_time_in_which_a_replay_is_not_refused() ->
     jobs.record_event("evt_1", record, NOW)
 
     made_at_last = NOW + take_in.CLOCK_SKEW
-    [(_, row)] = jobs.rows("EVENT")
+    [(_, row)] = jobs.rows_of("EVENT")
     assert row["expires_at"] > (made_at_last + take_in.LATEST_DELIVERY).timestamp()
 
 

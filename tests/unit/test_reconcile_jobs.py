@@ -58,14 +58,16 @@ class Clinic:
             self.world.cobalt.references[self.token] = self.label
 
     def fetch(self, request_id: str, window: Window = WEEK) -> str:
-        """Fetch as a caller with a key of its own; give the job."""
-        return self.world.fetch_appointments.start(
+        """Fetch as a caller with a key of its own; give the job. Its settings are known already."""
+        started = self.world.fetch_appointments.start(
             self.token,
             FetchRequest(window=window),
             request_id=request_id,
             trigger="api",
             idempotency_key=request_id,
-        ).job_execution_id
+        )
+        self.world.connections.settle(self.token)
+        return started.job_execution_id
 
     def fetch_in_vain(self, request_id: str, error: RelayError, window: Window = WEEK) -> None:
         """Fetch while Cobalt fails so."""
@@ -370,7 +372,7 @@ def test_row_that_cannot_be_read_stands_in_nobodys_way(
 
     run_after(world, MINUTE)
 
-    item = dict(world.jobs.rows("JOB"))
+    item = dict(world.jobs.rows_of("JOB"))
     assert item[job_id]["state"] == "COMPLETED"
     assert due_at(world, "JOB", broken) == world.clock() + HOUR
     assert "row_unreadable" in logged()
@@ -615,7 +617,7 @@ def test_token_is_read_anew_when_cobalt_refuses_it(
     world: World, clinic: Clinic, error: RelayError
 ) -> None:
     clinic.fetch_in_vain("r1", UpstreamUnanswered())
-    world.cobalt.fail("reference_of", error)
+    world.cobalt.fail("settings_of", error)
 
     run_after(world, MINUTE)
 
@@ -725,7 +727,7 @@ def test_last_late_sweep_is_made_again_when_it_failed(world: World, clinic: Clin
     for pause in (2 * HOUR, HOUR, 5 * HOUR):
         run_after(world, pause)
     clinic.record("job_x")
-    world.cobalt.fail("reference_of", UpstreamUnanswered())
+    world.cobalt.fail("settings_of", UpstreamUnanswered())
 
     states = []
     for pause in (18 * HOUR, 3 * MINUTE):

@@ -40,7 +40,10 @@ def test_every_error_has_a_code_of_its_own() -> None:
 
 def test_every_error_has_a_status() -> None:
     # no caller sees those
-    pipeline_only = {"schedule_error", "rotation_error", "out_of_time", "unexpected_failure"}
+    pipeline_only = {
+        *("schedule_error", "registry_error", "rotation_error"),
+        *("out_of_time", "unexpected_failure"),
+    }
     kinds = [kind for kind in leaves(RelayError) if not pipeline_only & set(codes_of(kind))]
 
     without = [k for k in kinds if not (set(k.__mro__) - {RelayError}) & set(api.STATUS_OF)]
@@ -70,17 +73,19 @@ ALLOWED = {
         "observability",
         "javascript",
         "json_limits",
+        "clinic_time",
     },
     "javascript.py": {"json_limits"},
     "json_limits.py": set(),
     "places.py": set(),
+    "clinic_time.py": set(),
     "models.py": {"errors"},
     "events.py": {"models"},
-    "settings.py": {"errors"},
+    "settings.py": {"clinic_time", "errors"},
     "errors.py": set(),
     "observability.py": {"errors"},
     "api.py": {"errors", "models", "json_limits", "observability"},
-    "adapters": {"adapters", "models", "errors", "events"},
+    "adapters": {"adapters", "clinic_time", "models", "errors", "events"},
     "bootstrap.py": {"adapters", "services", "settings"},
 }
 
@@ -124,6 +129,8 @@ def test_handler_is_thin(path: Path) -> None:
     [
         ("Request", models.REQUEST_MOVES, {"REQUESTED"}),
         ("Job", models.JOB_MOVES, {"ACCEPTED", "COMPLETED", "FAILED"}),
+        ("Connection", models.CONNECTION_MOVES, {"active"}),
+        ("Range", models.RANGE_MOVES, {"ACCEPTED"}),
     ],
 )
 def test_drawing_of_the_states_is_the_code(
@@ -155,17 +162,28 @@ COMPLETE = {
     "JOB_DEADLINE_MINUTES": "120",
     "SINGLE_FLIGHT_SECONDS": "60",
     "RESULT_RETENTION_DAYS": "30",
+    "FETCH_QUEUE_URL": "https://sqs.us-east-1.amazonaws.com/000000000000/fetches",
+    "FETCHES_PER_CONNECTION": "1",
+    "DEFAULT_TIME_ZONE": "America/New_York",
 }
 
 
 def test_settings_name_what_is_missing_or_wrong() -> None:
-    environment = {**COMPLETE, "JOB_DEADLINE_MINUTES": "soon", "COBALT_BASE_URL": "x"}
+    environment = {
+        **COMPLETE,
+        "JOB_DEADLINE_MINUTES": "soon",
+        "COBALT_BASE_URL": "x",
+        "DEFAULT_TIME_ZONE": "Mars/Olympus",
+    }
     del environment["TABLE_NAME"]
 
     with pytest.raises(EnvironmentIncomplete) as error:
         Settings.from_environment(environment)
 
-    assert "COBALT_BASE_URL, JOB_DEADLINE_MINUTES, TABLE_NAME" in error.value.message
+    assert (
+        "COBALT_BASE_URL, DEFAULT_TIME_ZONE, JOB_DEADLINE_MINUTES, TABLE_NAME"
+        in error.value.message
+    )
     assert "soon" not in error.value.message
 
 
@@ -179,6 +197,8 @@ def test_use_cases_are_built_once_from_the_environment(monkeypatch: pytest.Monke
         bootstrap.read_appointments(),
         bootstrap.receive_webhook(),
         bootstrap.plan_fetches(),
+        bootstrap.run_fetches(),
+        bootstrap.fetch_ranges(),
         bootstrap.reconcile_jobs(),
         bootstrap.rotate_webhook_secret(),
     ]
