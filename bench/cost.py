@@ -1,0 +1,135 @@
+"""What a month costs, from counted calls and the price list in `prices.toml`: nothing is by hand.
+
+The calls of one piece are those of the tests that count them (`tests/unit/test_scale.py`) and of
+the template; what a clinic's appointments weigh, and how long a call of Cobalt takes, are
+assumptions, and named.
+"""
+
+import tomllib
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.table import Table
+
+PRICES: dict[str, float] = tomllib.loads((Path(__file__).parent / "prices.toml").read_text())
+FLEETS = (1, 1_000, 1_000_000)
+DAYS_A_MONTH = 30
+PIECES = 2
+"""Of the default schedule: today to +13 days."""
+
+RESULT_MB = 0.15
+"""Of one piece: 100 appointments of 1.5 KB."""
+KEPT_DAYS = 30
+COBALT_SECONDS = 1.0
+"""Until Cobalt's 202."""
+PUT_OFFS = 2.0
+"""Of a second piece that finds the robot at the first: a fetch takes a minute or two."""
+
+PLAN_CALLS_A_CONNECTION = {"reads": 1.0, "messages": PIECES}
+PIECE_WRITES = 2 * (3 + 3) + 2
+"""A transaction costs each of its rows twice: request, flight and robot, then job, request, and the
+indexes they are in; the range's own row and its note."""
+PIECE_READS = 9
+WEBHOOK_WRITES = 2 * 3 + 2
+"""Event, job and connection in one transaction; the announcement is closed in another write."""
+WEBHOOK_READS = 2 * 2
+LOG_LINES, LOG_LINE_BYTES = 8, 500
+
+
+@dataclass(frozen=True)
+class Month:
+    """A month of a fleet that is fetched once each morning; USD."""
+
+    connections: int
+    lines: dict[str, float]
+
+    @property
+    def total(self) -> float:
+        """All of it."""
+        return sum(self.lines.values())
+
+    @property
+    def per_connection(self) -> float:
+        """The share of one connection."""
+        return self.total / self.connections
+
+
+def month(connections: int) -> Month:
+    """Add up a month."""
+    fetches = connections * DAYS_A_MONTH
+    pieces = fetches * PIECES
+    put_offs = fetches * (PIECES - 1) * PUT_OFFS
+    runs = (pieces + put_offs) / _batch(connections)
+    minutes = DAYS_A_MONTH * 24 * 60
+    seconds = {
+        "webhook": pieces * 0.15 * 1.0,
+        "run_fetches": (pieces * COBALT_SECONDS + put_offs * 0.05) * 0.5,
+        "plan_fetches": fetches * 0.0004 * 0.5,
+        "reconcile": minutes * 0.3 * 1.0,
+    }
+    requests = pieces + runs + DAYS_A_MONTH + minutes
+    writes = pieces * (PIECE_WRITES + WEBHOOK_WRITES)
+    reads = float(pieces * (PIECE_READS + WEBHOOK_READS) + fetches)
+    reads += put_offs * 3 + minutes * 4
+    queue = pieces / 10 + put_offs + 2 * runs + _polls(minutes)
+    lines = {
+        "Lambda": sum(seconds.values()) * PRICES["lambda_gb_second"]
+        + requests / 1e6 * PRICES["lambda_million_requests"],
+        "DynamoDB": writes / 1e6 * PRICES["dynamodb_million_writes"]
+        + reads / 1e6 * PRICES["dynamodb_million_reads"],
+        "SQS": queue / 1e6 * PRICES["sqs_million_requests"],
+        "API Gateway": pieces / 1e6 * PRICES["api_million_requests"],
+        "S3": pieces / 1e3 * PRICES["s3_thousand_puts"]
+        + fetches / DAYS_A_MONTH * PIECES * KEPT_DAYS * RESULT_MB / 1024 * PRICES["s3_gb_month"],
+        "EventBridge": (pieces + fetches) / 1e6 * PRICES["eventbridge_million_events"]
+        + minutes / 1e6 * PRICES["scheduler_million_invocations"],
+        "logs": pieces * LOG_LINES * LOG_LINE_BYTES / 1e9 * PRICES["logs_gb"],
+        "KMS": PRICES["kms_key_month"]
+        + (pieces * 0.2 + fetches * 0.5 + minutes * 0.1) / 1e6 * PRICES["kms_million_requests"],
+        "secrets, alarms": 2 * PRICES["secret_month"] + 6 * PRICES["alarm_month"],
+    }
+    return Month(connections, lines)
+
+
+def months() -> list[dict[str, object]]:
+    """Give the months of the fleets, for the results."""
+    return [
+        {
+            "connections": each.connections,
+            "usd": {name: round(value, 2) for name, value in each.lines.items()},
+            "total_usd": round(each.total, 2),
+            "usd_per_connection": round(each.per_connection, 5),
+        }
+        for each in map(month, FLEETS)
+    ]
+
+
+def table() -> Table:
+    """Show the months side by side."""
+    found = [month(each) for each in FLEETS]
+    title = "USD a month, 14 days fetched each morning"
+    shown = Table(title=title, title_justify="left")
+    shown.add_column("service")
+    for each in found:
+        shown.add_column(f"{each.connections:,}", justify="right")
+    for name in found[0].lines:
+        shown.add_row(name, *(f"{each.lines[name]:,.2f}" for each in found))
+    shown.add_row("total", *(f"{each.total:,.2f}" for each in found), style="bold")
+    shown.add_row("a connection", *(f"{each.per_connection:,.4f}" for each in found))
+    return shown
+
+
+def _batch(connections: int) -> float:
+    """Give the messages of one run: a batch has five where there are enough of them."""
+    return min(5.0, max(1.0, connections / 10))
+
+
+def _polls(minutes: int) -> float:
+    """Give what Lambda's own looks into an empty queue cost: five pollers, each waits 20 s."""
+    return minutes * 3 * 5
+
+
+if __name__ == "__main__":
+    from rich.console import Console
+
+    Console().print(table())
