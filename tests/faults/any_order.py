@@ -18,7 +18,9 @@ from enum import StrEnum
 from functools import partial
 from typing import Any, NoReturn, cast
 
+from cobalt_relay.adapters.connections import Registry
 from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.table import Item, Write
 from cobalt_relay.errors import (
     AccessForbidden,
@@ -38,19 +40,26 @@ from cobalt_relay.errors import (
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import (
     ClientCredentials,
+    ClinicSettings,
     CobaltEvent,
     FetchRequest,
     ListedEvent,
     connection_id_of,
 )
+from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.fetch_appointments import FetchAppointments
+from cobalt_relay.services.fetch_range import FetchRanges
+from cobalt_relay.services.gather_ranges import GatherRanges
+from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+from cobalt_relay.services.standing import Standing
 from cobalt_relay.services.take_in import TakeIn
 from tests.unit.fakes import (
     FakeBus,
     FakeClock,
     FakeConnections,
+    FakeQueue,
     FakeResults,
     FakeSecrets,
     FakeTable,
@@ -330,7 +339,12 @@ class WatchedTable(FakeTable):
         ]
 
     def next_look(self) -> datetime | None:
-        looks = [item["due_at"] for item in self.items.values() if "due_at" in item]
+        """When the next row is due that comes to an end; a connection is looked at for ever."""
+        looks = [
+            item["due_at"]
+            for item in self.items.values()
+            if "due_at" in item and item["sk"] != "CONNECTION"
+        ]
         return datetime.fromisoformat(min(looks)) if looks else None
 
 
@@ -425,7 +439,7 @@ class Cobalt:
 
     def record(self, job: CobaltJob, *, succeeds: bool, is_old_edition: bool) -> Result:
         data: dict[str, Any] = {"success": succeeds, **_window(job.asked.fetch)}
-        data |= {"appointments": [{"n": job.id}]} if succeeds else {"error": "login_required"}
+        data |= {"appointments": [{"n": job.id}]} if succeeds else {"error": "emr_unavailable"}
         user, number = (
             ("user_id", "job_execution_id")
             if is_old_edition
@@ -468,8 +482,10 @@ class Cobalt:
                 self._wire.call("list", lambda: None, UpstreamUnanswered)
             yield _listed(result)
 
-    def reference_of(self, _credentials: ClientCredentials, access_token: str) -> str | None:
-        return self._wire.call("settings", lambda: LABELS[access_token], RateLimited)
+    def settings_of(self, _credentials: ClientCredentials, access_token: str) -> ClinicSettings:
+        label = LABELS[access_token]
+        found = ClinicSettings(access_token_reference_id=label, time_zone="America/New_York")
+        return self._wire.call("settings", lambda: found, RateLimited)
 
 
 def _listed(result: Result) -> ListedEvent:
@@ -525,7 +541,7 @@ class World:
         self.wire = Wire(self.clock, self.act)
         self.table = WatchedTable(self._row_written)
         self.results = FakeResults()
-        self.connections = FakeConnections()
+        self.connections = FakeConnections(self.table)
         self.secrets = FakeSecrets()
         self.cobalt = Cobalt(self)
         self.asked: dict[str, Asked] = {}
@@ -638,28 +654,49 @@ class World:
             self._services[depth] = services
 
     def _instances(self) -> Services:
-        jobs = Jobs(
-            cast("Any", Port(self.wire, "table", self.table, TableFault)),
-            timedelta(days=30),
-            timedelta(minutes=120),
-        )
+        table: Any = Port(self.wire, "table", self.table, TableFault)
+        jobs = Jobs(table, timedelta(days=30), timedelta(minutes=120))
+        ranges, standing = Ranges(table, timedelta(days=30)), Standing(Registry(table), self.clock)
         bus: Any = Port(self.wire, "bus", Bus(self._announced), BusFault)
         results: Any = Port(self.wire, "results", self.results, ResultsFault)
         connections: Any = Port(self.wire, "connections", self.connections, TokensFault)
         secrets: Any = Port(self.wire, "secrets", self.secrets, SecretsFault)
-        take_in = TakeIn(jobs, results, bus, now=self.clock, sleep=self.clock.sleep)
+        announcer = Announcer(jobs, bus, now=self.clock)
+        gathering = GatherRanges(ranges, jobs, announcer, now=self.clock)
+        queueing = FetchRanges(
+            self.cobalt, ranges, FakeQueue(), connections, secrets, now=self.clock
+        )
+        take_in = TakeIn(
+            jobs,
+            results,
+            announcer,
+            standing,
+            gathering,
+            now=self.clock,
+            sleep=self.clock.sleep,
+        )
         return Services(
             FetchAppointments(
                 self.cobalt,
                 jobs,
                 connections,
                 secrets,
+                standing,
                 SINGLE_FLIGHT,
                 now=self.clock,
                 sleep=self.clock.sleep,
             ),
             ReceiveWebhook(take_in, secrets, now=self.clock),
-            ReconcileJobs(self.cobalt, jobs, connections, secrets, take_in, now=self.clock),
+            ReconcileJobs(
+                self.cobalt,
+                jobs,
+                connections,
+                secrets,
+                take_in,
+                announcer,
+                LookAfterRanges(queueing, gathering, announcer),
+                now=self.clock,
+            ),
         )
 
     # ------------------------------------------------------------------------- what must hold always

@@ -13,15 +13,23 @@ import urllib3
 from cobalt_relay.adapters import aws
 from cobalt_relay.adapters.bus import Bus
 from cobalt_relay.adapters.cobalt import Cobalt
-from cobalt_relay.adapters.connections import Connections
+from cobalt_relay.adapters.connections import Connections, Registry
 from cobalt_relay.adapters.jobs import Jobs
+from cobalt_relay.adapters.queue import FetchQueue
+from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import Secrets
 from cobalt_relay.adapters.table import Table
-from cobalt_relay.models import connection_id_of, utc_now
+from cobalt_relay.models import Connection, ConnectionState, connection_id_of, utc_now
+from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.fetch_appointments import FetchAppointments
+from cobalt_relay.services.fetch_range import FetchRanges
+from cobalt_relay.services.gather_ranges import GatherRanges
+from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+from cobalt_relay.services.run_fetches import RunFetches
+from cobalt_relay.services.standing import Standing
 from cobalt_relay.services.take_in import TakeIn
 from tests.faults.site import Site
 from tests.faults.wire import Json, Line, Upstream, Wire
@@ -30,6 +38,8 @@ from tools.local.aws import CREDENTIALS, REGION, Aws
 
 KNOWN_CLINIC = "riverside"
 """Its connection is registered all the time."""
+KNOWN_LABEL = "user_riverside"
+FAR = timedelta(days=365)
 NEW_CLINIC = "lakeside"
 """Its connection registers itself in each case."""
 BROKEN_CLINIC = "old-mill"
@@ -85,6 +95,7 @@ class Clients:
         self.bus = {each: on_wire(aws.events(each)) for each in PATIENCES}
         self.results = {each: on_wire(aws.s3(each)) for each in PATIENCES}
         self.tokens = on_wire(aws.ssm())
+        self.queue = on_wire(aws.sqs())
 
 
 class Lab:
@@ -105,13 +116,20 @@ class Lab:
             self._clients = Clients(self.wire)
         self._upstream = Upstream(self.wire)
         self._warm = {each: self._secrets(each) for each in PATIENCES}
-        self._register_known_clinic()
-
-    def _register_known_clinic(self) -> None:
         access_token = self.box.access_tokens[KNOWN_CLINIC]
-        connections = self._connections(TOKEN_PATH)
-        connections.keep_token(connection_id_of(access_token), access_token)
-        connections.register(connection_id_of(access_token), self.clock())
+        self.known_connection = connection_id_of(access_token)
+        self._connections(TOKEN_PATH).keep_token(self.known_connection, access_token)
+        self.register_known_clinic()
+
+    def register_known_clinic(self) -> None:
+        """Write the row of a connection whose settings nobody has to ask for."""
+        known = Connection(
+            connection_id=self.known_connection,
+            state=ConnectionState.ACTIVE,
+            registered_at=utc_now(),
+            access_token_reference_id=KNOWN_LABEL,
+        )
+        self._connections(TOKEN_PATH).put(known, due=utc_now() + FAR)
 
     def close(self) -> None:
         """Close the connections."""
@@ -127,9 +145,24 @@ class Lab:
             self._jobs(aws.PATIENT),
             self._connections(token_path),
             self._secrets_of(aws.PATIENT, cold=cold),
+            self._standing(aws.PATIENT),
             SINGLE_FLIGHT,
             now=self.clock,
             sleep=self.clock.sleep,
+        )
+
+    def run_fetches(self, token_path: str, *, cold: bool) -> RunFetches:
+        """A function instance of `run_fetches`."""
+        return RunFetches(
+            self.fetch_appointments(token_path, cold=cold),
+            self._connections(token_path),
+            self._jobs(aws.PATIENT),
+            self._ranges(aws.PATIENT),
+            self._gathering(aws.PATIENT),
+            FetchQueue(self._clients.queue, self.site.queue),
+            self._bus(aws.PATIENT),
+            robots=1,
+            now=self.clock,
         )
 
     def receive_webhook(self, *, cold: bool) -> ReceiveWebhook:
@@ -142,12 +175,25 @@ class Lab:
 
     def reconcile_jobs(self, token_path: str, *, cold: bool) -> ReconcileJobs:
         """A function instance of `reconcile_jobs`."""
+        connections = self._connections(token_path)
+        secrets = self._secrets_of(aws.UNHURRIED, cold=cold)
+        announcer = self._announcer(aws.UNHURRIED)
+        queueing = FetchRanges(
+            self._cobalt(),
+            self._ranges(aws.PATIENT),
+            FetchQueue(self._clients.queue, self.site.queue),
+            connections,
+            secrets,
+            now=self.clock,
+        )
         return ReconcileJobs(
             self._cobalt(),
             self._jobs(aws.UNHURRIED),
-            self._connections(token_path),
-            self._secrets_of(aws.UNHURRIED, cold=cold),
+            connections,
+            secrets,
             self._take_in(aws.UNHURRIED),
+            announcer,
+            LookAfterRanges(queueing, self._gathering(aws.UNHURRIED), announcer),
             now=self.clock,
         )
 
@@ -160,10 +206,28 @@ class Lab:
         return TakeIn(
             self._jobs(patience),
             Results(self._clients.results[patience], self.site.bucket),
-            Bus(self._clients.bus[patience], self.site.bus),
+            self._announcer(patience),
+            self._standing(patience),
+            self._gathering(patience),
             now=self.clock,
             sleep=self.clock.sleep,
         )
+
+    def _bus(self, patience: aws.Patience) -> Bus:
+        return Bus(self._clients.bus[patience], self.site.bus)
+
+    def _announcer(self, patience: aws.Patience) -> Announcer:
+        return Announcer(self._jobs(patience), self._bus(patience), now=self.clock)
+
+    def _standing(self, patience: aws.Patience) -> Standing:
+        return Standing(Registry(self._table(patience)), now=self.clock)
+
+    def _ranges(self, patience: aws.Patience) -> Ranges:
+        return Ranges(self._table(patience), RETENTION)
+
+    def _gathering(self, patience: aws.Patience) -> GatherRanges:
+        announcer = self._announcer(patience)
+        return GatherRanges(self._ranges(patience), self._jobs(patience), announcer, now=self.clock)
 
     def _table(self, patience: aws.Patience) -> Table:
         return Table(self._clients.table[patience], self.site.table)

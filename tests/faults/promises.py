@@ -7,7 +7,7 @@ from functools import cache
 
 import jsonschema
 
-from tests.faults.case import Case, Row
+from tests.faults.case import Case, Row, is_to_end
 from tests.unit.fakes import SCHEMAS
 
 NAMESPACE = uuid.UUID("6b1f4a52-6a8e-5d0c-9f0e-3f1f6a3c9d11")
@@ -36,7 +36,7 @@ def broken(case: Case) -> list[str]:
 
 def _stuck(rows: list[Row]) -> Iterator[str]:
     for row in rows:
-        if "due_at" in row or "due_shard" in row:
+        if is_to_end(row) and ("due_at" in row or "due_shard" in row):
             yield f"{row['sk']} is still due"
         if row.get("notification") == "open":
             yield f"the notification of {row['sk']} is still open"

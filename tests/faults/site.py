@@ -27,6 +27,8 @@ class Site:
     table: str
     bucket: str
     bus: str
+    queue: str
+    """Of fetches: its URL. Nothing works it off but the cases."""
 
 
 @contextmanager
@@ -43,6 +45,7 @@ def open_site(stack: Stack, home: Path, name: str) -> Iterator[Site]:
             table=_make_table(stack, f"faults-{name}"),
             bucket=_make_bucket(stack, f"faults-{name}"),
             bus=_make_bus(stack, f"faults-{name}"),
+            queue=stack.aws.sqs.create_queue(QueueName=f"faults-{name}")["QueueUrl"],
         )
     finally:
         processes.stop(home, sandbox.NAME)

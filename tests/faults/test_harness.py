@@ -10,7 +10,7 @@ from uuid import uuid4
 import pytest
 
 from cobalt_relay import events
-from cobalt_relay.adapters import jobs
+from cobalt_relay.adapters import jobs, layout
 from cobalt_relay.adapters.cobalt import Cobalt
 from cobalt_relay.adapters.jobs import Jobs
 from cobalt_relay.adapters.results import Results
@@ -18,6 +18,7 @@ from cobalt_relay.adapters.table import Put, Table, Write
 from cobalt_relay.errors import UpstreamUnanswered
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import Announced, ResultLocation
+from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.take_in import TakeIn
 from tests.faults.lab import Lab
 from tests.faults.matrix import RETRIES, run_case
@@ -29,28 +30,29 @@ type Patch = pytest.MonkeyPatch
 
 def store_last(patch: Patch) -> None:
     """The row and the event go first, the bytes follow."""
-    create, announce = Results.create, TakeIn.announce
+    create, take_in = Results.create, TakeIn.take_in
 
     def create_later(self: Any, place: str, body: bytes) -> ResultLocation:
         self.later = partial(create, self, place, body)
         return ResultLocation(bucket=self._bucket, key=f"{place}.json")
 
-    def announce_and_store(self: Any, *args: Any) -> None:
-        announce(self, *args)
+    def take_in_and_store(self: Any, *args: Any) -> Any:
+        outcome = take_in(self, *args)
         getattr(self._results, "later", lambda: None)()
+        return outcome
 
     patch.setattr(Results, "create", create_later)
-    patch.setattr(TakeIn, "announce", announce_and_store)
+    patch.setattr(TakeIn, "take_in", take_in_and_store)
 
 
 def close_first(patch: Patch) -> None:
     """The announcement is recorded as sent, then sent."""
 
     def announce(self: Any, announced: Announced, event: RelayEvent, look: Any = None) -> None:
-        self._jobs.close_announcement(announced, self._now(), look)
+        self._rows.close_announcement(announced, self._now(), look)
         self._bus.publish(event)
 
-    patch.setattr(TakeIn, "announce", announce)
+    patch.setattr(Announcer, "announce", announce)
 
 
 def overwrite(patch: Patch) -> None:
@@ -85,12 +87,13 @@ def send_again(patch: Patch) -> None:
 
 def record_nothing(patch: Patch) -> None:
     """A request is not put on record."""
-    patch.setattr(Jobs, "record_request", lambda *_: True)
+    patch.setattr(Jobs, "record_request", lambda *_: None)
 
 
 def look_at_nothing(patch: Patch) -> None:
     """No row is put on the list of what is due."""
-    patch.setattr(jobs, "_due", lambda *_: {})
+    for module in (jobs, layout):
+        patch.setattr(module, "due_attributes", lambda *_: {})
 
 
 def change_ids(patch: Patch) -> None:

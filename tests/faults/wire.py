@@ -23,7 +23,7 @@ from botocore.exceptions import ReadTimeoutError
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPResponse
 
-from cobalt_relay.adapters import jobs, table
+from cobalt_relay.adapters import jobs, layout, table
 
 FETCH = "POST /v1/appointments/fetch"
 
@@ -357,5 +357,6 @@ def no_waiting() -> Iterator[None]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(botocore.endpoint, "time", at_once)
         patch.setattr(table, "time", at_once)
-        patch.setattr(jobs, "DUE_SHARDS", 1)
+        for module in (jobs, layout):
+            patch.setattr(module, "DUE_SHARDS", 1)
         yield

@@ -24,8 +24,9 @@ def before_call(context: HookContext, case: Case[Any], kwargs: dict[str, Any]) -
         kwargs["auth"] = sign_most
     if case.meta is None or not case.meta.generation.mode.is_positive:
         return
-    if operation == "fetchAppointments":
-        case.body = in_order(printable(case.body))
+    if operation in {"fetchAppointments", "fetchRange"}:
+        within = in_order if operation == "fetchAppointments" else in_range
+        case.body = within(printable(case.body))
         if "Idempotency-Key" in case.headers:
             # Another body under a key that was used is a 422, and the generator repeats its keys.
             key = f"{number_of(str(case.body))}-{case.headers['Idempotency-Key']}"
@@ -88,6 +89,16 @@ def in_order(body: Any) -> Any:
     most = 5 if body.get("search_by") == "provider" else 7
     days = 0 if several else 1 + number_of(str(body)) % most
     return {**body, "start_date": str(start), "end_date": str(start + timedelta(days=days))}
+
+
+def in_range(body: Any) -> Any:
+    """Give dates of a range that has no more pieces than one may have."""
+    if not isinstance(body, dict) or "start_date" not in body:
+        return body
+    start = min(max(date.fromisoformat(body["start_date"]), FIRST_DAY), LAST_DAY)
+    several = len(body.get("provider_ids", ())) > 1 and body.get("search_by") == "provider"
+    end = start + timedelta(days=1 + number_of(str(body)) % (40 if several else 366))
+    return {**body, "start_date": str(start), "end_date": str(end)}
 
 
 def now() -> str:

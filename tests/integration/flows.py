@@ -7,22 +7,38 @@ of the operator, never with those of a function. What fails on the way is an out
 import json
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
 from functools import wraps
 from itertools import count
 from typing import Any
 
 import requests
+from boto3.dynamodb.types import TypeSerializer
 
-from cobalt_relay.models import connection_id_of
-from tests.integration.support import CALL_SECONDS, Item, Relay, eventually
+from cobalt_relay.adapters.layout import due_attributes, range_item
+from cobalt_relay.models import (
+    Connection,
+    ConnectionChange,
+    ConnectionState,
+    FetchRange,
+    FetchWork,
+    RangeState,
+    connection_id_of,
+    iso,
+    utc_now,
+)
+from tests.integration.support import CALL_SECONDS, Item, Relay, eventually, work_for
 from tests.integration.test_webhook import a_result, signed
 from tools.local import rotation
 from tools.local.eventlog import EventLog
 from tools.local.rotation import RotationFailedError
 from tools.local.sandbox import Sandbox
 from tools.local.stack import Stack, configure
+
+DUE = due_attributes("", datetime(2025, 1, 1, tzinfo=UTC))
+"""Of a row that is to be looked at now."""
 
 type Outcome = dict[str, object]
 type Flow = Callable[["Flows"], Outcome]
@@ -105,7 +121,7 @@ class Flows:
             "request": (self.relay.item(request) or {}).get("state"),
             "token_kept": self._has_token(connection_id),
         }
-        self._forget(request)
+        self.relay.forget(request)
         self._forget_connection(connection_id)
         return outcome
 
@@ -176,22 +192,13 @@ class Flows:
 
     # --------------------------------------------------------------------------------- plan_fetches
 
-    @gives(started=True, job="ACCEPTED", joined=True)
-    def scheduled_fetch(self) -> Outcome:
-        plan = self._plan()
-        job_id = self._started(plan)
-        job = self._state_of_job(job_id)
-        # An equal request joins the job, if there is one: without, it would wait for an answer.
-        again = self._started(plan) if job else None
-        return {
-            "started": job_id is not None,
-            "job": job,
-            "joined": bool(job_id and again == job_id),
-        }
+    @gives(messages=1)
+    def schedule_is_planned(self) -> Outcome:
+        return {"messages": self._planned(self._plan())}
 
-    @gives(started=True)
-    def scheduled_fetch_of_all(self) -> Outcome:
-        return {"started": self._started(self._plan() | {"connections": "all"}) is not None}
+    @gives(planned=True)
+    def schedule_of_all_is_planned(self) -> Outcome:
+        return {"planned": bool(self._planned(self._plan() | {"connections": "all"}))}
 
     @gives(failed="unknown_connection", announced=True)
     def scheduled_fetch_of_an_unknown_connection(self) -> Outcome:
@@ -202,7 +209,104 @@ class Flows:
             "announced": self._was_announced("connection_id", unknown),
         }
 
+    # ---------------------------------------------------------------------------------- run_fetches
+
+    @gives(failed=[], job="ACCEPTED")
+    def queued_fetch_is_made(self) -> Outcome:
+        work = self.work()
+        self.relay.forget(f"ROBOT#{work.plan.connection_id}-0")
+        failed = self.run_fetches(work)
+        request = self.relay.item(f"REQUEST#{work.request_id(0)}") or {}
+        return {"failed": failed, "job": self._state_of_job(request.get("job_execution_id"))}
+
+    @gives(failed=[], announced=True)
+    def queued_fetch_of_an_unknown_connection(self) -> Outcome:
+        unknown = f"conn_{uuid.uuid4().hex}"
+        failed = self.run_fetches(self.work(unknown))
+        return {"failed": failed, "announced": self._was_announced("connection_id", unknown)}
+
+    @gives(failed=[])
+    def queued_fetch_is_put_off(self) -> Outcome:
+        """It comes back in a quarter of an hour, when nobody of here is left."""
+        later = utc_now() + timedelta(hours=1)
+        return {"failed": self.run_fetches(self.work().model_copy(update={"not_before": later}))}
+
+    @gives(again=True, hidden=True)
+    def queued_fetch_comes_again_later(self) -> Outcome:
+        """While Lambda does not look into the queue."""
+        sqs, queue = self.stack.aws.sqs, self.stack.outputs["FetchQueueUrl"]
+        work = self.work()
+        self.relay.forget(f"ROBOT#{work.plan.connection_id}-0")
+        self.sandbox.add_fault("rate_limited", count=1)
+        with self._nobody_at_the_queue():
+            sqs.send_message(QueueUrl=queue, MessageBody=work.model_dump_json())
+            [message] = self._seen_in_queue(work)
+            again = self.run_fetches(work, message["ReceiptHandle"])
+            left = self._seen_in_queue(work)
+            sqs.purge_queue(QueueUrl=queue)
+        self.relay.forget("PAUSE#cobalt")
+        return {"again": again == [""], "hidden": not left}
+
+    # -------------------------------------------------------------------------------------- ranges
+
+    @gives(answer=202)
+    def range_is_accepted(self) -> Outcome:
+        return {"answer": self.relay.fetch_range(self.window(), clinic="lakeside").status_code}
+
+    # ----------------------------------------------------------------------------------- suspension
+
+    @gives(answer=200, suspended=True)
+    def broken_link_is_told(self) -> Outcome:
+        """Of a connection that stands there for this alone."""
+        connection_id, label = f"conn_{uuid.uuid4().hex}", f"label-{uuid.uuid4()}"
+        self._put_connection(connection_id, label)
+        answer = self._deliver(
+            a_result(
+                "",
+                id=f"evt_{uuid.uuid4().hex}",
+                type="access_token.login_required",
+                access_token_reference_id=label,
+                data={},
+            )
+        )
+        row = self.relay.item(f"CONNECTION#{connection_id}") or {}
+        self.relay.forget(f"CONNECTION#{connection_id}")
+        return {"answer": answer.status_code, "suspended": row.get("state") == "login_required"}
+
     # ------------------------------------------------------------------------------- reconcile_jobs
+
+    @gives(job="FAILED")
+    def open_job_of_a_suspended_connection_is_ended(self) -> Outcome:
+        self.sandbox.add_fault("silent", count=1)
+        job_id, now = self._fetched(), utc_now()
+        connection_id = connection_id_of(self.stack.access_tokens["riverside"])
+        change = ConnectionChange(
+            change_id=f"{connection_id}@{iso(now)}",
+            connection_id=connection_id,
+            state=ConnectionState.LOGIN_REQUIRED,
+            changed_at=now,
+        )
+        key = f"CHANGE#{change.change_id}"
+        self._put(key, change.model_dump(mode="json", exclude_none=True) | DUE)
+
+        def look() -> Outcome:
+            return {"job": self._state_of_job(job_id)}
+
+        outcome = self._reconciled("open_job_of_a_suspended_connection_is_ended", look)
+        self.relay.forget(key)
+        return outcome
+
+    @gives(queued=True)
+    def range_is_queued_whole(self) -> Outcome:
+        plan = self.work(f"conn_{uuid.uuid4().hex}").plan
+        key = f"RANGE#{plan.range_id}"
+        found = FetchRange(plan=plan, state=RangeState.ACCEPTED)
+        self._put(key, range_item(found) | DUE)
+
+        def look() -> Outcome:
+            return {"queued": (self.relay.item(key) or {}).get("queued", False)}
+
+        return self._reconciled("range_is_queued_whole", look)
 
     @gives(job="COMPLETED", notification="sent", kept=True)
     def lost_result_is_polled(self) -> Outcome:
@@ -240,7 +344,7 @@ class Flows:
             }
 
         outcome = self._reconciled("unanswered_fetch_is_swept", look)
-        self._forget(request)
+        self.relay.forget(request)
         return outcome
 
     # -------------------------------------------------------------------------- all that runs async
@@ -290,7 +394,8 @@ class Flows:
 
     def _plan(self) -> Item:
         connection_id = connection_id_of(self.stack.access_tokens["riverside"])
-        return {"connections": [connection_id], "from_day": -next(self._days), "days": 2}
+        window = {"from_day": -next(self._days), "days": 2}
+        return {"connections": [connection_id], **window, "spread_minutes": 720}
 
     def _fetched(self) -> str:
         """A job of riverside's, which is open."""
@@ -328,12 +433,66 @@ class Flows:
                 eventually(lambda: look() == FLOWS[flow][1])
         return look()
 
-    def _started(self, plan: Item) -> str | None:
-        """Carry out a plan; give riverside's job."""
-        told = self._invoke("PlanFetches", plan) or {}
-        connection_id = connection_id_of(self.stack.access_tokens["riverside"])
-        job_id: str | None = told.get("started", {}).get(connection_id)
-        return job_id
+    def _planned(self, plan: Item) -> int:
+        """Carry out a plan; tell how many messages there were."""
+        return int((self._invoke("PlanFetches", plan) or {}).get("messages", 0))
+
+    def work(self, connection_id: str = "") -> FetchWork:
+        """A message of a range of its own, for riverside unless told otherwise."""
+        known = connection_id_of(self.stack.access_tokens["riverside"])
+        days = self.window()
+        return work_for(connection_id or known, days["start_date"], days["end_date"])
+
+    def run_fetches(self, work: FetchWork, receipt: str = "none") -> object:
+        """Hand a message to the function as Lambda does; give the ids that are to come again."""
+        record = {"messageId": "", "receiptHandle": receipt, "body": work.model_dump_json()}
+        robot = f"ROBOT#{connection_id_of(self.stack.access_tokens['riverside'])}-0"
+        for row in ("PAUSE#cobalt", robot):  # of tests and flows whose jobs were not to report
+            self.relay.forget(row)
+        told = self._invoke("RunFetches", {"Records": [record]}) or {}
+        failures: list[Item] | None = told.get("batchItemFailures")
+        return (failures and [each["itemIdentifier"] for each in failures]) or failures
+
+    def _seen_in_queue(self, work: FetchWork) -> list[Any]:
+        """Give the message of a fetch where it can be seen in the queue; it stays so."""
+        found = self.stack.aws.sqs.receive_message(
+            QueueUrl=self.stack.outputs["FetchQueueUrl"],
+            MaxNumberOfMessages=10,
+            VisibilityTimeout=0,
+        ).get("Messages", [])
+        return [each for each in found if work.plan.range_id in each["Body"]]
+
+    @contextmanager
+    def _nobody_at_the_queue(self) -> Iterator[None]:
+        functions = self.stack.aws.functions
+        [mapping] = functions.list_event_source_mappings(
+            FunctionName=self.stack.outputs["RunFetchesName"]
+        )["EventSourceMappings"]
+        functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=False)
+        try:
+            yield
+        finally:
+            functions.update_event_source_mapping(UUID=mapping["UUID"], Enabled=True)
+
+    def _put_connection(self, connection_id: str, label: str) -> None:
+        connection = Connection(
+            connection_id=connection_id,
+            state=ConnectionState.ACTIVE,
+            registered_at=utc_now(),
+            access_token_reference_id=label,
+        )
+        self._put(
+            f"CONNECTION#{connection_id}", connection.model_dump(mode="json", exclude_none=True)
+        )
+
+    def _put(self, key: str, item: Item) -> None:
+        """Write a row with the rights of the operator."""
+        plain = TypeSerializer()
+        row = item | {"pk": key, "sk": key.partition("#")[0]}
+        self.stack.aws.dynamodb.put_item(
+            TableName=self.stack.table,
+            Item={name: plain.serialize(value) for name, value in row.items()},
+        )
 
     def _takes(self, step: str, token: str) -> bool:
         """Take a step of a rotation; tell whether the function did."""
@@ -389,12 +548,5 @@ class Flows:
         return bool(answer["Parameters"])
 
     def _forget_connection(self, connection_id: str) -> None:
-        self._forget(f"CONNECTION#{connection_id}")
+        self.relay.forget(f"CONNECTION#{connection_id}")
         self.stack.aws.ssm.delete_parameters(Names=[self._parameter(connection_id)])
-
-    def _forget(self, key: str) -> None:
-        """Remove a row."""
-        self.stack.aws.dynamodb.delete_item(
-            TableName=self.stack.table,
-            Key={"pk": {"S": key}, "sk": {"S": key.partition("#")[0]}},
-        )

@@ -59,6 +59,7 @@ class Permissions:
         bucket = f"arn:aws:s3:::{self.stack.bucket}"
         tokens = f"/cobalt-relay/{self.stack.stack_name}/tokens/*"
         failures = outputs["ScheduleFailuresUrl"].rpartition("/")[2]
+        fetches = outputs["FetchQueueUrl"].rpartition("/")[2]
         names = {
             "*": "*",
             outputs["KeyArn"]: "key",
@@ -67,11 +68,14 @@ class Permissions:
             table: "table",
             f"{table}/index/due": "index due",
             f"{table}/index/connections": "index connections",
+            f"{table}/index/by_connection": "index by_connection",
+            f"{table}/index/by_reference": "index by_reference",
             f"{bucket}/appointments/*": "appointments/*",
             f"{bucket}/webhooks/*": "webhooks/*",
             f"arn:aws:ssm:{prefix}:parameter{tokens}": "tokens",
             f"arn:aws:events:{prefix}:event-bus/{self.stack.bus}": "bus",
             f"arn:aws:sqs:{prefix}:{failures}": "failures",
+            f"arn:aws:sqs:{prefix}:{fetches}": "fetches",
         }
         for function in FUNCTIONS:
             configuration = self.stack.aws.functions.get_function_configuration(

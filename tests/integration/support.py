@@ -1,5 +1,6 @@
 """What integration tests share: polling, calls of the relay, and a look at what it keeps."""
 
+import json
 import time
 import uuid
 from collections.abc import Callable
@@ -9,6 +10,15 @@ from typing import Any
 import requests
 from boto3.dynamodb.types import TypeDeserializer
 
+from cobalt_relay.models import (
+    FetchWork,
+    RangePlan,
+    RangeRequest,
+    Window,
+    connection_id_of,
+    range_id_of,
+    utc_now,
+)
 from tools.local.stack import Stack
 
 POLL_SECONDS = 0.05
@@ -33,6 +43,18 @@ def eventually[T](probe: Callable[[], T], deadline_seconds: float = 15.0) -> T:
         if time.monotonic() > deadline:
             raise failure or AssertionError(f"nothing after {deadline_seconds:g} s")
         time.sleep(POLL_SECONDS)
+
+
+def work_for(connection_id: str, start: str, end: str) -> FetchWork:
+    """Make the message of a schedule's range of its own, which is one piece."""
+    plan = RangePlan(
+        range_id=range_id_of(uuid.uuid4().hex),
+        connection_id=connection_id,
+        trigger="schedule",
+        request=RangeRequest(window=Window.parse(start, end)),
+        accepted_at=utc_now(),
+    )
+    return FetchWork(plan=plan, piece=0, not_before=plan.accepted_at)
 
 
 @dataclass(frozen=True)
@@ -60,6 +82,73 @@ class Relay:
         if data is not None:
             return requests.post(url, data=data, headers=sent, timeout=CALL_SECONDS)
         return requests.post(url, json=body, headers=sent, timeout=CALL_SECONDS)
+
+    def fetch_range(
+        self, body: object, *, clinic: str = "riverside", key: str | None = None
+    ) -> requests.Response:
+        """POST /v1/appointments/fetch/range."""
+        own = {"Idempotency-Key": key} if key else {}
+        return requests.post(
+            f"{self.stack.api_url}/appointments/fetch/range",
+            json=body,
+            headers=self.stack.headers(clinic) | own,
+            timeout=CALL_SECONDS,
+        )
+
+    def read(self, job_execution_id: str, *, clinic: str = "riverside") -> Item:
+        """GET /v1/appointments/fetch/…: the job, or the range."""
+        answer = requests.get(
+            f"{self.stack.api_url}/appointments/fetch/{job_execution_id}",
+            headers=self.stack.headers(clinic),
+            timeout=CALL_SECONDS,
+        )
+        assert answer.status_code == 200, answer.text
+        told: Item = answer.json()
+        return told
+
+    def run_fetches(self, *works: FetchWork) -> list[int]:
+        """Hand messages to `run_fetches` as Lambda does; tell which of them are to come again."""
+        records = [
+            {"messageId": str(number), "receiptHandle": "none", "body": work.model_dump_json()}
+            for number, work in enumerate(works)
+        ]
+        told = self.invoke("RunFetches", {"Records": records})
+        return [int(each["itemIdentifier"]) for each in told["batchItemFailures"]]
+
+    def plan_fetches(self, plan: Item) -> Item:
+        """Invoke `plan_fetches` as the scheduler does, but wait for what it tells."""
+        return self.invoke("PlanFetches", plan)
+
+    def invoke(self, function: str, event: Item) -> Item:
+        """Invoke a function and give what it tells."""
+        answer = self.stack.aws.functions.invoke(
+            FunctionName=self.stack.outputs[f"{function}Name"], Payload=json.dumps(event).encode()
+        )
+        told: Item = json.loads(answer["Payload"].read())
+        assert "FunctionError" not in answer, told
+        return told
+
+    def connection(self, clinic: str) -> Item:
+        """Give the row of a clinic's connection; empty where there is none."""
+        connection_id = connection_id_of(self.stack.access_tokens[clinic])
+        return self.item(f"CONNECTION#{connection_id}") or {}
+
+    def let_success_be_long_ago(self, clinic: str) -> None:
+        """Let an event of now count: its time is in whole seconds, and may be before a success."""
+        key = f"CONNECTION#{connection_id_of(self.stack.access_tokens[clinic])}"
+        self.stack.aws.dynamodb.update_item(
+            TableName=self.stack.table,
+            Key={"pk": {"S": key}, "sk": {"S": "CONNECTION"}},
+            UpdateExpression="SET last_success_at = :past",
+            ExpressionAttributeValues={":past": {"S": "2025-01-01T00:00:00.000Z"}},
+        )
+
+    def forget(self, key: str) -> None:
+        """Remove a row."""
+        self.stack.aws.dynamodb.delete_item(
+            TableName=self.stack.table,
+            Key={"pk": {"S": key}, "sk": {"S": key.partition("#")[0]}},
+        )
 
     def webhook(self, body: bytes, headers: dict[str, str]) -> requests.Response:
         """POST /v1/webhooks/cobalt, as Cobalt would."""

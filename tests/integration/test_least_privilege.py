@@ -41,7 +41,8 @@ class Need(NamedTuple):
 
 
 FETCH, READ, WEBHOOK = "FetchAppointments", "ReadAppointments", "ReceiveWebhook"
-PLAN, RECONCILE, ROTATE = "PlanFetches", "ReconcileJobs", "RotateWebhookSecret"
+PLAN, RUN = "PlanFetches", "RunFetches"
+RECONCILE, ROTATE = "ReconcileJobs", "RotateWebhookSecret"
 
 # In the order of the flows: the run that shows that one is restored shows that the next is intact.
 NEEDS = (
@@ -51,6 +52,7 @@ NEEDS = (
     Need(FETCH, "dynamodb:BatchGetItem", "table", "fetch_under_a_key_twice", "again"),
     Need(FETCH, "dynamodb:UpdateItem", "table", "fetch_that_cobalt_refuses", "request"),
     Need(FETCH, "ssm:DeleteParameter", "tokens", "fetch_that_cobalt_refuses", "token_kept"),
+    Need(FETCH, "sqs:SendMessage", "fetches", "range_is_accepted", "answer"),
     Need(READ, "secretsmanager:GetSecretValue", "credentials", "job_is_read", "answer", cold=True),
     Need(READ, "dynamodb:BatchGetItem", "table", "job_is_read", "answer"),
     Need(WEBHOOK, "secretsmanager:GetSecretValue", "webhook secret", "result_is_delivered", "answer", cold=True),
@@ -61,13 +63,20 @@ NEEDS = (
     Need(WEBHOOK, "events:PutEvents", "bus", "result_is_delivered", "notification"),
     Need(WEBHOOK, "s3:PutObject", "webhooks/*", "other_event_is_delivered", "kept"),
     Need(WEBHOOK, "secretsmanager:DescribeSecret", "webhook secret", "forged_event_is_delivered", "answer"),
-    Need(PLAN, "secretsmanager:GetSecretValue", "credentials", "scheduled_fetch", "started", cold=True),
-    Need(PLAN, "ssm:GetParameter", "tokens", "scheduled_fetch", "started", cold=True),
-    Need(PLAN, "dynamodb:PutItem", "table", "scheduled_fetch", "started"),
-    Need(PLAN, "dynamodb:UpdateItem", "table", "scheduled_fetch", "job"),
-    Need(PLAN, "dynamodb:BatchGetItem", "table", "scheduled_fetch", "joined"),
-    Need(PLAN, "dynamodb:Query", "index connections", "scheduled_fetch_of_all", "started"),
+    Need(WEBHOOK, "dynamodb:Query", "index by_reference", "broken_link_is_told", "suspended"),
+    Need(PLAN, "secretsmanager:GetSecretValue", "credentials", "schedule_is_planned", "messages", cold=True),
+    Need(PLAN, "dynamodb:BatchGetItem", "table", "schedule_is_planned", "messages"),
+    Need(PLAN, "sqs:SendMessage", "fetches", "schedule_is_planned", "messages"),
+    Need(PLAN, "dynamodb:Query", "index connections", "schedule_of_all_is_planned", "planned"),
     Need(PLAN, "events:PutEvents", "bus", "scheduled_fetch_of_an_unknown_connection", "announced"),
+    Need(RUN, "secretsmanager:GetSecretValue", "credentials", "queued_fetch_is_made", "job", cold=True),
+    Need(RUN, "ssm:GetParameter", "tokens", "queued_fetch_is_made", "job", cold=True),
+    Need(RUN, "dynamodb:BatchGetItem", "table", "queued_fetch_is_made", "job"),
+    Need(RUN, "dynamodb:PutItem", "table", "queued_fetch_is_made", "job"),
+    Need(RUN, "dynamodb:UpdateItem", "table", "queued_fetch_is_made", "job"),
+    Need(RUN, "events:PutEvents", "bus", "queued_fetch_of_an_unknown_connection", "announced"),
+    Need(RUN, "sqs:SendMessage", "fetches", "queued_fetch_is_put_off", "failed"),
+    Need(RUN, "sqs:ChangeMessageVisibility", "fetches", "queued_fetch_comes_again_later", "hidden"),
     Need(RECONCILE, "secretsmanager:GetSecretValue", "credentials", "lost_result_is_polled", "job", cold=True),
     Need(RECONCILE, "dynamodb:Query", "index due", "lost_result_is_polled", "job"),
     Need(RECONCILE, "dynamodb:BatchGetItem", "table", "lost_result_is_polled", "job"),
@@ -75,6 +84,8 @@ NEEDS = (
     Need(RECONCILE, "dynamodb:PutItem", "table", "lost_result_is_polled", "job"),
     Need(RECONCILE, "s3:PutObject", "appointments/*", "lost_result_is_polled", "kept"),
     Need(RECONCILE, "events:PutEvents", "bus", "lost_result_is_polled", "notification"),
+    Need(RECONCILE, "dynamodb:Query", "index by_connection", "open_job_of_a_suspended_connection_is_ended", "job"),
+    Need(RECONCILE, "sqs:SendMessage", "fetches", "range_is_queued_whole", "queued"),
     Need(RECONCILE, "ssm:GetParameter", "tokens", "unanswered_fetch_is_swept", "request", cold=True
     ), Need(RECONCILE, "s3:PutObject", "webhooks/*", "unanswered_fetch_is_swept", "archived"), Need(
         ROTATE, "secretsmanager:GetSecretValue", "credentials", "webhook_secret_is_rotated", "created", cold=True),
@@ -118,11 +129,11 @@ REGISTER = (
                "decrypts the environment variables at a cold start (Lambda: Securing Lambda environment variables)"),
     Registered(FUNCTIONS, DECRYPT, "key", "secretsmanager", "Secrets Manager",
                "decrypts a secret for its reader (Secrets Manager: Secret encryption and decryption)"),
-    Registered((FETCH, READ, WEBHOOK, PLAN, RECONCILE), DECRYPT, "key", "dynamodb", "DynamoDB",
+    Registered((FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE), DECRYPT, "key", "dynamodb", "DynamoDB",
                "decrypts the table's key for its user (DynamoDB: DynamoDB encryption at rest, usage notes)"),
     Registered((FETCH,), ENCRYPT, "key", "ssm", "Parameter Store",
                "encrypts a standard SecureString (Systems Manager: How Parameter Store uses AWS KMS)"),
-    Registered((PLAN, RECONCILE), DECRYPT, "key", "ssm", "Parameter Store",
+    Registered((RUN, RECONCILE), DECRYPT, "key", "ssm", "Parameter Store",
                "decrypts a SecureString for its reader (Systems Manager: How Parameter Store uses AWS KMS)"),
     Registered((WEBHOOK, RECONCILE), DATA_KEY, "key", "s3", "S3",
                "encrypts an object (S3: Using server-side encryption with AWS KMS keys)"),
@@ -132,7 +143,9 @@ REGISTER = (
                "encrypts a new version (Secrets Manager: Secret encryption and decryption)"),
     Registered(ASYNC, ("sqs:SendMessage",), "failures", "", "Lambda",
                "sends a failed run to its destination (Lambda: Capturing records of Lambda asynchronous invocations)"),
-    Registered(ASYNC, DECRYPT + DATA_KEY, "key", "sqs", "SQS",
+    Registered((RUN,), ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"), "fetches", "", "Lambda",
+               "takes messages from its queue for a function (Lambda: Creating and configuring an Amazon SQS event source mapping)"),
+    Registered((FETCH, RUN, *ASYNC), DECRYPT + DATA_KEY, "key", "sqs", "SQS",
                "encrypts what is sent to a queue (SQS: Key management)"),
     Registered(("Scheduler",), ("lambda:InvokeFunction",), PLAN, "", "EventBridge Scheduler",
                "invokes its target (EventBridge Scheduler: Setting up the execution role)"),
@@ -176,6 +189,7 @@ def lab(stack: Stack, events: EventLog) -> Iterator[Lab]:
     flows = Flows(stack, Relay(stack), events)
     assert flows.relay.fetch(flows.window()).status_code == 202, "riverside has to be registered"
     yield Lab(flows, permissions)
+    stack.aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
     for name, variables in environments.items():
         functions.update_function_configuration(
             FunctionName=name, Environment={"Variables": variables}
@@ -245,8 +259,8 @@ TRIAL = f"trial-{uuid.uuid4()}"
 ROW = {"pk": {"S": TRIAL}, "sk": {"S": TRIAL}}
 DENIED = {"AccessDenied", "AccessDeniedException"}
 NOBODY: tuple[str, ...] = ()
-EVERYBODY_WITH_ROWS = (FETCH, READ, WEBHOOK, PLAN, RECONCILE)
-WRITERS = (FETCH, WEBHOOK, PLAN, RECONCILE)
+EVERYBODY_WITH_ROWS = (FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE)
+WRITERS = (FETCH, WEBHOOK, RUN, RECONCILE)
 
 
 class Call(NamedTuple):
@@ -303,7 +317,7 @@ EVERYTHING = json.dumps(
 
 CALLS = (
     # secrets
-    Call("read the client credentials", (FETCH, READ, PLAN, RECONCILE, ROTATE), lambda aws, s: aws.secretsmanager.get_secret_value(SecretId=s.outputs["CobaltCredentialsArn"])),
+    Call("read the client credentials", (FETCH, READ, PLAN, RUN, RECONCILE, ROTATE), lambda aws, s: aws.secretsmanager.get_secret_value(SecretId=s.outputs["CobaltCredentialsArn"])),
     Call("see the versions of the client credentials", NOBODY, lambda aws, s: aws.secretsmanager.describe_secret(SecretId=s.outputs["CobaltCredentialsArn"])),
     Call("put client credentials", NOBODY, lambda aws, s: aws.secretsmanager.put_secret_value(SecretId=s.outputs["CobaltCredentialsArn"], SecretString="{}", VersionStages=["TRIAL"])),
     Call("read the webhook secret", (WEBHOOK, ROTATE), lambda aws, s: aws.secretsmanager.get_secret_value(SecretId=s.outputs["WebhookSecretArn"])),
@@ -325,7 +339,8 @@ CALLS = (
     Call("query the table", NOBODY, lambda aws, s: query(aws, s, "pk")),
     Call("list what is due", (RECONCILE,), lambda aws, s: query(aws, s, "due_shard", IndexName="due")),
     Call("list connections", (PLAN,), lambda aws, s: query(aws, s, "registry_shard", IndexName="connections")),
-    Call("list a connection's jobs", NOBODY, lambda aws, s: query(aws, s, "connection_id", IndexName="by_connection")),
+    Call("find a connection by its label", (WEBHOOK,), lambda aws, s: query(aws, s, "access_token_reference_id", IndexName="by_reference")),
+    Call("list a connection's jobs", (RECONCILE,), lambda aws, s: query(aws, s, "connection_id", IndexName="by_connection")),
     Call("delete the table", NOBODY, lambda aws, s: aws.dynamodb.delete_table(TableName=s.table)),
     # results
     Call("write a result", (WEBHOOK, RECONCILE), lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}", Body=b"")),
@@ -342,19 +357,24 @@ CALLS = (
     Call("keep a token", (FETCH,), lambda aws, s: aws.ssm.put_parameter(Name=token(s), Value=TRIAL, Type="SecureString", KeyId=s.outputs["KeyArn"], Overwrite=True)),
     Call("keep a parameter beside the tokens", NOBODY, lambda aws, s: aws.ssm.put_parameter(Name=f"/cobalt-relay/{s.stack_name}/{TRIAL}", Value=TRIAL, Type="String")),
     Call("keep a token of another stack", NOBODY, lambda aws, s: aws.ssm.put_parameter(Name=f"/cobalt-relay/another/tokens/{TRIAL}", Value=TRIAL, Type="String")),
-    Call("read a token", (PLAN, RECONCILE), lambda aws, s: aws.ssm.get_parameter(Name=token(s), WithDecryption=True)),
+    Call("read a token", (RUN, RECONCILE), lambda aws, s: aws.ssm.get_parameter(Name=token(s), WithDecryption=True)),
     Call("read a token of another stack", NOBODY, lambda aws, s: aws.ssm.get_parameter(Name=f"/cobalt-relay/another/tokens/{TRIAL}")),
     Call("read all tokens", NOBODY, lambda aws, s: aws.ssm.get_parameters_by_path(Path=token(s, "").rstrip("/"))),
     Call("list parameters", NOBODY, lambda aws, s: aws.ssm.describe_parameters()),
     Call("forget a token", (FETCH,), lambda aws, s: aws.ssm.delete_parameter(Name=token(s))),
     # events and queues
-    Call("announce", (WEBHOOK, PLAN, RECONCILE), lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay")])),
+    Call("announce", (WEBHOOK, PLAN, RUN, RECONCILE), lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay")])),
     Call("announce under another name", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "aws.health")])),
     Call("announce under another name among our own", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay"), event(s, "somebody-else")])),
     Call("announce on another bus", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay", "default")])),
     Call("delete a rule", NOBODY, lambda aws, s: aws.events.delete_rule(Name=TRIAL, EventBusName=s.bus)),
     Call("report a failed run", (PLAN, RECONCILE, ROTATE), lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["ScheduleFailuresUrl"], MessageBody=TRIAL)),
     Call("read failed runs", NOBODY, lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["ScheduleFailuresUrl"])),
+    Call("queue a fetch", (FETCH, PLAN, RUN, RECONCILE), lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["FetchQueueUrl"], MessageBody=TRIAL, DelaySeconds=900)),
+    Call("take a fetch from the queue", (RUN,), lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["FetchQueueUrl"], VisibilityTimeout=0)),
+    Call("empty the queue of fetches", NOBODY, lambda aws, s: aws.sqs.purge_queue(QueueUrl=s.outputs["FetchQueueUrl"])),
+    Call("read failed fetches", NOBODY, lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["FetchFailuresUrl"], VisibilityTimeout=0)),
+    Call("write a failed fetch", NOBODY, lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["FetchFailuresUrl"], MessageBody=TRIAL)),
     Call("write into the event log", NOBODY, lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["EventLogUrl"], MessageBody=TRIAL)),
     Call("read the event log", NOBODY, lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["EventLogUrl"], VisibilityTimeout=0)),
     # the key: through the services only
@@ -385,6 +405,7 @@ def _something_to_reach_for(stack: Stack) -> Iterator[None]:
     aws.dynamodb.delete_item(TableName=stack.table, Key=ROW)
     for key in (f"appointments/{TRIAL}", f"webhooks/{TRIAL}"):
         aws.s3.delete_object(Bucket=stack.bucket, Key=key)
+    aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
     queue = stack.outputs["ScheduleFailuresUrl"]
     failures = aws.sqs.receive_message(
         QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0

@@ -1,91 +1,69 @@
-"""Schedules on the deployed stack: `plan_fetches`, by hand and by EventBridge Scheduler."""
+"""Schedules on the deployed stack: planned, queued, and worked off by Lambda itself."""
 
 import json
 import uuid
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import pytest
 
 from cobalt_relay.models import connection_id_of
-from tests.integration.support import Relay, eventually
+from tests.integration.support import Item, Relay, eventually
 from tests.unit.fakes import validate_event
 from tools.local.eventlog import EventLog
-from tools.local.sandbox import Sandbox
 from tools.local.stack import Stack
 
 WEEK = {"start_date": "2025-01-06", "end_date": "2025-01-10"}
-
-
-def run(stack: Stack, plan: dict[str, Any]) -> dict[str, Any]:
-    """Invoke plan_fetches as the scheduler does, but wait for its outcome."""
-    answer = stack.aws.functions.invoke(
-        FunctionName=stack.outputs["PlanFetchesName"], Payload=json.dumps(plan).encode()
-    )
-    outcome: dict[str, Any] = json.loads(answer["Payload"].read())
-    assert "FunctionError" not in answer, outcome
-    return outcome
+AT_ONCE = {"days": 7, "spread_minutes": 0}
 
 
 @pytest.fixture
 def fleet(relay: Relay, stack: Stack) -> dict[str, str]:
-    """Two connections that registered themselves, by clinic."""
+    """Two connections that registered themselves, by clinic; their robots have nothing to do."""
     clinics = ("riverside", "lakeside")
     for clinic in clinics:
-        assert relay.fetch(WEEK, clinic=clinic).status_code == 202
+        answer = relay.fetch(WEEK, clinic=clinic)
+        assert answer.status_code == 202
+        relay.ended_job(answer.json()["job_execution_id"])
     return {clinic: connection_id_of(stack.access_tokens[clinic]) for clinic in clinics}
 
 
-def test_every_connection_is_fetched_with_its_kept_token(
+def test_every_connection_is_fetched_with_its_kept_token_when_its_schedule_comes(
     relay: Relay, stack: Stack, events: EventLog, fleet: dict[str, str]
 ) -> None:
-    outcome = run(stack, {"connections": "all", "from_day": 0, "days": 7})
+    before = _jobs(stack)
 
-    today = datetime.now(UTC).date()
-    assert set(fleet.values()) <= set(outcome["started"])
-    assert outcome["window"] == {
-        "start_date": today.isoformat(),
-        "end_date": (today + timedelta(days=6)).isoformat(),
-    }
-    for connection_id in fleet.values():
-        job = relay.ended_job(outcome["started"][connection_id])
+    told = relay.plan_fetches({"connections": "all", **AT_ONCE})
+
+    started = eventually(partial(_of_all, stack, fleet, before))
+    assert told["messages"] == told["planned"] >= len(fleet)
+    today = datetime.now(ZoneInfo("America/New_York")).date()
+    for connection_id, job_id in started.items():
+        job = relay.ended_job(job_id)
         assert (job["trigger"], job["connection_id"]) == ("schedule", connection_id)
-        [event] = eventually(partial(events.of, job["job_execution_id"]))
+        assert job["window"] == {
+            "start_date": today.isoformat(),
+            "end_date": (today + timedelta(days=6)).isoformat(),
+        }
+        [event] = eventually(partial(events.of, job_id))
         validate_event(event["detail-type"], event["detail"])
 
 
-def test_others_are_fetched_when_one_link_is_broken(
-    relay: Relay, stack: Stack, sandbox: Sandbox, events: EventLog, fleet: dict[str, str]
+def test_run_that_is_planned_twice_is_fetched_once(
+    relay: Relay, stack: Stack, fleet: dict[str, str]
 ) -> None:
-    sandbox.set_linked("riverside", linked=False)
-    try:
-        outcome = run(stack, {"connections": list(fleet.values()), "from_day": 0, "days": 7})
-    finally:
-        sandbox.set_linked("riverside", linked=True)
+    moment = {"schedule": uuid.uuid4().hex, "scheduled_at": "2025-01-06T06:00:00Z"}
+    plan = {"connections": [fleet["riverside"]], "from_day": 9, **AT_ONCE, **moment}
+    before = _jobs(stack)
 
-    relay.stack.reconcile()
+    told = [relay.plan_fetches(plan) for _ in range(2)]
 
-    assert outcome["failed"] == {fleet["riverside"]: "login_required"}
-    assert list(outcome["started"]) == [fleet["lakeside"]]
-
-    def announced() -> dict[str, Any] | None:
-        return next(
-            (
-                e
-                for e in events.all()
-                if e["detail-type"] == "Appointment Fetch Failed"
-                and e["detail"].get("connection_id") == fleet["riverside"]
-                and e["detail"]["job_execution_id"] is None
-                and e["detail"]["trigger"] == "schedule"
-                and e["detail"]["error_code"] == "login_required"
-            ),
-            None,
-        )
-
-    event = eventually(announced)
-    assert event is not None
-    validate_event(event["detail-type"], event["detail"])
+    assert [each["messages"] for each in told] == [1, 1]
+    eventually(lambda: _jobs(stack) - before)
+    eventually(partial(_is_empty, stack))
+    assert len(_jobs(stack) - before) == 1
 
 
 def test_scheduler_starts_a_fetch_by_itself(
@@ -95,8 +73,8 @@ def test_scheduler_starts_a_fetch_by_itself(
     name = stack.outputs["ScheduleName"]
     template = scheduler.get_schedule(Name=name)
     target = template["Target"]
-    plan = {"connections": [fleet["riverside"]], "from_day": 3, "days": 2}
-    before = _jobs(stack, "schedule")
+    plan = {"connections": [fleet["riverside"]], "from_day": 3, "days": 2, "spread_minutes": 0}
+    before = _jobs(stack)
     soon = (datetime.now(UTC) + timedelta(seconds=2)).strftime("%Y-%m-%dT%H:%M:%S")
 
     scheduler.create_schedule(
@@ -107,22 +85,12 @@ def test_scheduler_starts_a_fetch_by_itself(
         Target={**target, "Input": json.dumps(plan)},
     )
 
-    started = eventually(lambda: _jobs(stack, "schedule") - before, 30)
+    started = eventually(lambda: _jobs(stack) - before)
     job = relay.ended_job(started.pop())
-    start = datetime.now(UTC).date() + timedelta(days=3)
+    start = datetime.now(ZoneInfo("America/New_York")).date() + timedelta(days=3)
     assert job["window"] == {
         "start_date": start.isoformat(),
         "end_date": (start + timedelta(days=1)).isoformat(),
-    }
-
-
-def test_schedule_of_the_template_asks_for_every_connection(stack: Stack) -> None:
-    schedule = stack.aws.scheduler.get_schedule(Name=stack.outputs["ScheduleName"])
-
-    assert json.loads(schedule["Target"]["Input"]) == {
-        "connections": "all",
-        "from_day": 0,
-        "days": 7,
     }
 
 
@@ -139,16 +107,39 @@ def test_run_that_cannot_be_carried_out_is_kept_for_the_operator(stack: Stack) -
         ).get("Messages", [])
         return json.loads(messages[0]["Body"]) if messages else None
 
-    envelope = eventually(failure, 30)
+    envelope = eventually(failure)
     assert envelope is not None
     assert envelope["requestPayload"] == {"connections": "some"}
 
 
-def _jobs(stack: Stack, trigger: str) -> set[str]:
-    pages = stack.aws.dynamodb.get_paginator("scan").paginate(
+def _of_all(stack: Stack, fleet: dict[str, str], before: set[str]) -> dict[str, str]:
+    """Give the new job of each connection, once each has one."""
+    new = {each: _jobs(stack, {"": each}) - before for each in fleet.values()}
+    assert all(len(jobs) == 1 for jobs in new.values())
+    return {connection_id: jobs.pop() for connection_id, jobs in new.items()}
+
+
+def _jobs(stack: Stack, fleet: dict[str, str] | None = None) -> set[str]:
+    """Give the jobs of schedules, of some connections only where those are named."""
+    rows = stack.aws.dynamodb.get_paginator("scan").paginate(
         TableName=stack.table,
         FilterExpression="begins_with(pk, :job) AND #trigger = :trigger",
         ExpressionAttributeNames={"#trigger": "trigger"},
-        ExpressionAttributeValues={":job": {"S": "JOB#"}, ":trigger": {"S": trigger}},
+        ExpressionAttributeValues={":job": {"S": "JOB#"}, ":trigger": {"S": "schedule"}},
     )
-    return {item["job_execution_id"]["S"] for page in pages for item in page["Items"]}
+    found: list[Item] = [dict(item) for page in rows for item in page["Items"]]
+    wanted = set(fleet.values()) if fleet else None
+    return {
+        item["job_execution_id"]["S"]
+        for item in found
+        if wanted is None or item["connection_id"]["S"] in wanted
+    }
+
+
+def _is_empty(stack: Stack) -> bool:
+    """Whether no message is in the queue, nor with a function."""
+    names: Any = ["ApproximateNumberOfMessages", "ApproximateNumberOfMessagesNotVisible"]
+    told = stack.aws.sqs.get_queue_attributes(
+        QueueUrl=stack.outputs["FetchQueueUrl"], AttributeNames=names
+    )
+    return {told["Attributes"][name] for name in names} == {"0"}

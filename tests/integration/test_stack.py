@@ -217,7 +217,11 @@ def test_schedule_invokes_the_planner_with_its_window(stack: Stack) -> None:
     assert json.loads(schedule["Target"]["Input"]) == {
         "connections": "all",
         "from_day": 0,
-        "days": 7,
+        "days": 14,
+        "spread_minutes": 10,
+        "at": None,
+        "schedule": f"{stack.stack_name}-fetch-all",
+        "scheduled_at": "<aws.scheduler.scheduled-time>",
     }
 
 

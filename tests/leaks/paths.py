@@ -8,13 +8,15 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 from urllib.parse import quote
 
 import requests
 
-from tests.integration.support import CALL_SECONDS, Relay, eventually
+from cobalt_relay.models import connection_id_of, utc_now
+from tests.integration.support import CALL_SECONDS, Relay, eventually, work_for
 from tests.leaks.canaries import DATE_OF_BIRTH, MRN, NAME, NOTE, PHONE, WORDING
 from tests.leaks.search import Text
 from tools.local.stack import Stack
@@ -189,6 +191,8 @@ class Run:
             self.ids_from_outside()
             self.recovery()
             self.schedules()
+            self.ranges()
+            self.broken_links()
             self.storage_faults()
             self.rest()
         finally:
@@ -362,6 +366,61 @@ class Run:
         for plan in ({"connections": [NAME, MRN]}, {NOTE: PHONE, "days": QUOTE}):
             self.invoke_later("PlanFetches", plan)
 
+    def ranges(self) -> None:
+        """A range, whose providers are kept until they are fetched; the queue, with what fails in it and what is no message."""
+        headers = {**self.stack.headers("riverside"), "Idempotency-Key": MRN}
+        connection_id = connection_id_of(self.stack.access_tokens["riverside"])
+        self.relay.forget(f"ROBOT#{connection_id}-0")
+        by_provider = {**ONE_DAY, "search_by": "provider", "provider_ids": ["p-12", 7]}
+        for body, status in (
+            (by_provider, 202),
+            ({**by_provider, "note": NOTE, NAME: PHONE}, 202),  # the same, for nobody reads those
+            ({**by_provider, "end_date": "2025-01-09"}, 422),
+            ({"search_by": NAME, **DAYS}, 400),
+            ({**DAYS, "end_date": DATE_OF_BIRTH}, 400),
+        ):
+            answer = self.call("/appointments/fetch/range", json.dumps(body).encode(), headers)
+            assert answer.status_code == status
+            if status == 202:
+                eventually(partial(self._has_ended, answer.json()["job_execution_id"]))
+        self.relay.forget(f"ROBOT#{connection_id}-0")
+        later = utc_now() + timedelta(hours=1)
+        works = [work_for(connection_id, **_days(number)) for number in range(3)]
+        works.append(work_for(f"conn_{uuid.uuid4().hex}", **_days(4)))
+        works[0] = works[0].model_copy(update={"not_before": later})
+        self.stack.sandbox.add_fault("rate_limited", count=1, retry_after=60, message=QUOTE)
+        bodies = [work.model_dump_json() for work in reversed(works)]
+        records = [
+            {"messageId": str(number), "receiptHandle": NAME, "body": body}
+            for number, body in enumerate([*bodies, f'{{"{MRN}": "{PHONE}"}}', NOTE])
+        ]
+        self.invoke("RunFetches", {"Records": records})
+        self.stack.aws.sqs.send_message(
+            QueueUrl=self.stack.outputs["FetchFailuresUrl"], MessageBody=bodies[0]
+        )
+        self.relay.forget("PAUSE#cobalt")
+        self.call(f"/appointments/fetch/range_{MRN}", b"", headers, method="GET")
+
+    def _has_ended(self, range_id: str) -> bool:
+        return bool((self.relay.item(f"RANGE#{range_id}") or {})["state"] != "ACCEPTED")
+
+    def broken_links(self) -> None:
+        """A connection is warned, suspended and resumed by events and results that quote."""
+        sandbox, stack = self.stack.sandbox, self.stack
+        connection_id = connection_id_of(stack.access_tokens["riverside"])
+        if "due_at" in self.relay.connection("riverside"):
+            stack.let_time_pass(f"CONNECTION#{connection_id}")
+        stack.reconcile()
+        self.relay.let_success_be_long_ago("riverside")
+        for kind in ("password_change_warning", "login_required"):
+            quoted = {"message": QUOTE, "error_type": MRN, NAME: NOTE}
+            sandbox.emit(f"access_token.{kind}", "riverside", quoted)
+        eventually(lambda: self.relay.connection("riverside")["state"] == "login_required")
+        stack.reconcile()
+        self.ended()
+        assert self.relay.connection("riverside")["state"] == "active"
+        stack.reconcile()
+
     def storage_faults(self) -> None:
         """Take the table, the bucket, the bus away: what then is logged and answered."""
         with self.restored("ReceiveWebhook") as change:
@@ -396,7 +455,12 @@ class Run:
         )
 
     def empty_the_failure_queues(self) -> None:
-        for queue in ("ScheduleFailuresUrl", "EventFailuresUrl"):
+        for queue in (
+            "ScheduleFailuresUrl",
+            "EventFailuresUrl",
+            "FetchQueueUrl",
+            "FetchFailuresUrl",
+        ):
             self.stack.aws.sqs.purge_queue(QueueUrl=self.stack.outputs[queue])
 
     def rest(self) -> None:
@@ -414,6 +478,11 @@ class Run:
             return sum(map(int, counted.values())) >= len(self.schedule_inputs)
 
         eventually(are_there)
+
+
+def _days(number: int) -> dict[str, str]:
+    """Days of their own, so that no message joins the fetch of another."""
+    return {"start": f"2025-05-{2 * number + 1:02}", "end": f"2025-05-{2 * number + 2:02}"}
 
 
 def a_result(job_id: str, **changes: Any) -> bytes:

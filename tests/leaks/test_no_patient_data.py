@@ -10,6 +10,8 @@ access token and every secret. What may stand somewhere, and is therefore no lea
   that the relay's operator gave a connection, kept as any one printable line.
 * A connection id: the documented digest of an access token.
 * An error code of Cobalt, where it is words of ASCII letters in one case and underscores.
+* The ids of providers that a range is for, in its row and its messages: it is fetched later, and
+  they are ids of Cobalt's. A patient's that a caller puts in their place is kept like them.
 * Cobalt's own `message` of a refusal, in the answer to the very caller that it refused.
 * The input of a scheduled run that failed, in the failure queue: AWS puts it there, as the operator
   wrote it.
@@ -41,15 +43,20 @@ REPORTED = {
     *("request_attached", "event_id_conflict"),
     *("job_ended", "job_unclaimed", "delivery_repeated"),
     *("delivery_malformed", "delivery_refused", "cobalt_event_archived"),
-    *("fetch_expired", "look_failed", "reconciled", "schedule_run"),
+    *("fetch_expired", "look_failed", "reconciled"),
+    *("schedule_planned", "work_failed", "work_put_off", "piece_given_up", "range_accepted"),
+    *("range_ended", "connection_suspended", "connection_resumed"),
 }
 """Messages without which a run has not gone down its paths."""
 
 PLACES = (
     *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("fetch_appointments", "plan_fetches")),
+    *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("run_fetches", "read_appointments")),
     *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("receive_webhook", "reconcile_jobs")),
     *("log groups", "row REQUEST", "row JOB", "row EVENT", "row CONNECTION", "row IDEMPOTENCY"),
+    *("row RANGE", "row CHANGE", "row ROBOT", "index by_reference"),
     *("index due", "index by_connection", "index connections", "bus", "rules", "queue"),
+    *("queue cobalt-relay-FetchQueue", "queue cobalt-relay-FetchFailures"),
     *("S3 key", "S3 metadata", "S3 tags", "SSM", "Secrets Manager"),
     *("Lambda configuration", "stack", "schedules", "URL upstream", "log of the sandbox"),
     *("answer", "outcome"),

@@ -14,7 +14,16 @@ type Rule = Callable[["Document"], Iterable[str]]
 
 VARIANTS: Mapping[str, Mapping[str, str]] = {
     **transform.VARIANTS,
-    "numbers": {"LogRetentionDays": "400", "ResultRetentionDays": "17"},
+    "numbers": {
+        "FetchConcurrency": "7",
+        "LogRetentionDays": "400",
+        "ReservedConcurrency": "3",
+        "ResultRetentionDays": "17",
+        "ScheduleClinicTime": "05:45",
+        "ScheduleDays": "21",
+        "ScheduleFromDay": "-7",
+        "ScheduleSpreadMinutes": "30",
+    },
 }
 """Those that are audited, and one in which nothing has its default's value by chance."""
 

@@ -357,14 +357,10 @@ LISTED = (
         "secret_has_no_value_in_the_template",
         add("CobaltCredentials > SecretString", '{"client_secret":"sesame"}'),
     ),
-    # No queue of ours gives up on a message; this makes one.
     _fault(
         "sqs-redrive-after-1",
         "queue_gives_up_on_no_message_at_once",
-        add(
-            "EventLog > RedrivePolicy",
-            {"deadLetterTargetArn": {"Fn::GetAtt": ["EventFailures", "Arn"]}, "maxReceiveCount": 1},
-        ),
+        put("FetchQueue > RedrivePolicy > maxReceiveCount", 1),
     ),
     _fault(
         "waf-8kb-body-block",
@@ -434,6 +430,11 @@ OWN = (
     ),
     _fault(
         "throttling-of-the-webhook-gone",
+        "every_route_has_a_limit_of_its_own",
+        drop(f"{STAGE} > MethodSettings > 3"),
+    ),
+    _fault(
+        "throttling-of-ranges-gone",
         "every_route_has_a_limit_of_its_own",
         drop(f"{STAGE} > MethodSettings > 2"),
     ),
@@ -567,9 +568,91 @@ OWN = (
         put("Parameters > CobaltBaseUrl > AllowedPattern", "^https?://.+$"),
     ),
     _fault(
-        "schedule-run-repeated",
-        "scheduled_run_is_not_repeated_by_lambda",
-        drop("PlanFetchesEventInvokeConfig > MaximumRetryAttempts"),
+        "reconciler-repeated",
+        "scheduled_run_is_repeated_where_that_mends_something",
+        drop("ReconcileJobsEventInvokeConfig > MaximumRetryAttempts"),
+    ),
+    _fault(
+        "plan-given-up-at-once",
+        "scheduled_run_is_repeated_where_that_mends_something",
+        put("PlanFetchesEventInvokeConfig > MaximumRetryAttempts", 0),
+    ),
+    _fault(
+        "schedule-of-clinics-once-a-day",
+        "schedule_fetches_when_and_what_the_parameters_say",
+        put("PlanFetchesSchedule > ScheduleExpression", "cron(0 6 * * ? *)"),
+        variant="numbers",
+    ),
+    _fault(
+        "schedule-without-its-moment",
+        "schedule_fetches_when_and_what_the_parameters_say",
+        put(
+            "PlanFetchesSchedule > Target > Input",
+            '{"connections": "all", "from_day": 0, "days": 14, "spread_minutes": 10}',
+        ),
+    ),
+    _fault(
+        "schedule-input-no-json",
+        "schedule_fetches_when_and_what_the_parameters_say",
+        put("PlanFetchesSchedule > Target > Input > Fn::Sub", '{"connections": all}'),
+    ),
+    # the queue of fetches
+    _fault(
+        "batch-fails-as-a-whole",
+        "queue_tries_each_message_alone",
+        drop("RunFetchesQueue > FunctionResponseTypes"),
+    ),
+    _fault(
+        "queue-without-pace",
+        "queue_is_worked_off_at_the_pace_of_the_parameter",
+        drop("RunFetchesQueue > ScalingConfig"),
+    ),
+    _fault(
+        "pace-of-another-number",
+        "queue_is_worked_off_at_the_pace_of_the_parameter",
+        put("RunFetchesQueue > ScalingConfig > MaximumConcurrency", 5),
+        variant="numbers",
+    ),
+    _fault(
+        "share-of-fetches-of-another-number",
+        "function_has_its_share_where_runs_are_reserved",
+        put("RunFetches > ReservedConcurrentExecutions", 5),
+        variant="numbers",
+    ),
+    _fault(
+        "message-comes-while-it-is-worked-on",
+        "message_stays_hidden_while_its_function_runs",
+        drop("FetchQueue > VisibilityTimeout"),
+    ),
+    _fault(
+        "batch-too-large-for-a-run",
+        "batch_is_no_larger_than_a_run_can_work_off",
+        put("RunFetchesQueue > BatchSize", 10),
+    ),
+    _fault(
+        "fetches-tried-for-days",
+        "queue_that_is_worked_off_keeps_what_fails failures_are_kept_longer_than_anything_else",
+        drop("FetchQueue > RedrivePolicy"),
+    ),
+    _fault(
+        "fetch-failures-no-older-than-their-queue",
+        "failures_are_kept_longer_than_anything_else",
+        put("FetchFailures > MessageRetentionPeriod", 345600),
+    ),
+    _fault(
+        "fetch-failures-refused",
+        "failures_queue_is_nobody_elses",
+        add("FetchFailures > RedriveAllowPolicy", {"redrivePermission": "denyAll"}),
+    ),
+    _fault(
+        "fetch-failures-unheard",
+        "failures_raise_an_alarm",
+        put("FailedFetches > Dimensions > 0 > Value", {"Fn::GetAtt": ["FetchQueue", "QueueName"]}),
+    ),
+    _fault(
+        "queue-of-fetches-in-clear",
+        "everything_is_encrypted_with_the_one_key",
+        drop("FetchQueue > KmsMasterKeyId"),
     ),
     # identities
     _fault(
@@ -688,7 +771,7 @@ OWN = (
     _fault(
         "key-missing-for-failures",
         "role_uses_the_key_for_what_it_does_and_nothing_else",
-        drop(_statement("PlanFetchesPolicy", "EncryptFailures")),
+        drop(_statement("PlanFetchesPolicy", "EncryptMessages")),
     ),
     _fault(
         "announces-in-any-name",

@@ -24,6 +24,9 @@ ROUTES = {
     ("post", "/appointments/fetch"): Route(
         "FetchAppointments", "api.fetch_headers(event)", "FetchesPerSecond"
     ),
+    ("post", "/appointments/fetch/range"): Route(
+        "FetchAppointments", "api.fetch_headers(event)", "FetchesPerSecond"
+    ),
     ("get", "/appointments/fetch/{job_execution_id}"): Route(
         "ReadAppointments", "api.fetch_headers(event)", "ReadsPerSecond"
     ),

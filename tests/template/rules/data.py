@@ -43,6 +43,7 @@ KEEPS_NOTHING = frozenset(
         "AWS::KMS::Alias",
         "AWS::KMS::Key",
         "AWS::Lambda::EventInvokeConfig",
+        "AWS::Lambda::EventSourceMapping",
         "AWS::Lambda::LayerVersion",
         "AWS::Lambda::Permission",
         "AWS::S3::BucketPolicy",

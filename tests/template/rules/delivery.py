@@ -9,7 +9,9 @@ from tests.template.document import Document, Json, dig, listed, rule, target
 from tools.local.paths import ROOT
 
 FOUR_DAYS = 345600  # what SQS keeps a message for unless told otherwise
-TRIES = 3
+TRIES = 5
+"""Of a message whose function failed (Lambda: Using Lambda with Amazon SQS); fewer lose those that
+a throttled function could not take."""
 
 
 def queues(document: Document) -> dict[str, Json]:
@@ -34,7 +36,15 @@ def places_of_failures(document: Document) -> dict[str, set[str]]:
     for name, each in document.of_type("AWS::Events::Rule").items():
         for receiver in each["Targets"]:
             note(dig(receiver, "DeadLetterConfig", "Arn"), name)
+    for name, queue in queues(document).items():
+        note(dig(queue, "RedrivePolicy", "deadLetterTargetArn"), name)
     return found
+
+
+def places_of_dead_letters(document: Document) -> set[str]:
+    """Give the queues into which other queues put what failed at each try."""
+    found = (dig(q, "RedrivePolicy", "deadLetterTargetArn") for q in queues(document).values())
+    return {str(target(each)) for each in found if target(each)}
 
 
 # ---------------------------------------------------------------------------------------------- events
@@ -143,15 +153,29 @@ def failures_are_kept_longer_than_anything_else(document: Document) -> Iterator[
 
 @rule
 def failures_queue_is_nobody_elses(document: Document) -> Iterator[str]:
-    """No queue of this account may make it its own place for failures."""
+    """No queue of this account may make it its own place for failures.
+
+    But for one of ours: to name that alone, each of the two would have to be made before the other.
+    """
+    dead_letters = places_of_dead_letters(document)
     for name in places_of_failures(document):
-        if dig(queues(document)[name], "RedriveAllowPolicy", "redrivePermission") != "denyAll":
+        permission = dig(queues(document)[name], "RedriveAllowPolicy", "redrivePermission")
+        if (permission == "denyAll") == (name in dead_letters):
+            yield name
+
+
+@rule
+def queue_that_is_worked_off_keeps_what_fails(document: Document) -> Iterator[str]:
+    """What fails at each try would come again until it is too old, and then be gone."""
+    for mapping in document.of_type("AWS::Lambda::EventSourceMapping").values():
+        name = str(target(mapping["EventSourceArn"]))
+        if target(dig(queues(document)[name], "RedrivePolicy", "deadLetterTargetArn")) is None:
             yield name
 
 
 @rule
 def queue_gives_up_on_no_message_at_once(document: Document) -> Iterator[str]:
-    """Ours give up on none; one that did would have to try more than once."""
+    """A fault of a minute, of Cobalt's or of AWS, is no reason to call an operator."""
     for name, queue in queues(document).items():
         if int(dig(queue, "RedrivePolicy", "maxReceiveCount") or TRIES) < TRIES:
             yield name

@@ -1,8 +1,12 @@
 """The functions, their schedules, and what the two tell the world about patients."""
 
+import json
 import re
 from collections.abc import Iterator
 
+from cobalt_relay.errors import InvalidScheduleInput
+from cobalt_relay.services.plan_fetches import SchedulePlan
+from cobalt_relay.services.run_fetches import SECONDS_PER_FETCH
 from tests.template.document import Document, Json, rule, target, text
 from tests.template.rules.api import ROUTES
 
@@ -18,6 +22,8 @@ WHERE_NOT_WHAT = ("_ARN", "_PATH", "_NAME", "_URL")
 LEVELS = {"INFO", "WARN", "ERROR"}
 A_SECOND_UNDER_THE_GATEWAY = 28
 HOUR = 3600
+STACK = "a-stack"
+"""What stands for the name of the stack."""
 
 
 def functions(document: Document) -> dict[str, Json]:
@@ -31,6 +37,11 @@ def environment(function: Json) -> dict[str, Json]:
 
 def schedules(document: Document) -> dict[str, Json]:
     return document.of_type("AWS::Scheduler::Schedule")
+
+
+def mappings(document: Document) -> dict[str, Json]:
+    """Give what makes functions of queues."""
+    return document.of_type("AWS::Lambda::EventSourceMapping")
 
 
 # ------------------------------------------------------------------------------------------ functions
@@ -50,7 +61,12 @@ def function_has_its_share_where_runs_are_reserved(document: Document) -> Iterat
     reserved = str(document.values["ReservedConcurrency"])
     routes = {route.function for route in ROUTES.values()}
     for name, function in functions(document).items():
-        own = {"ReconcileJobs": "3"}.get(name, "1")  # begins each minute, ends after three at most
+        own = {
+            "ReconcileJobs": "3",  # begins each minute, ends after three at most
+            "RunFetches": str(
+                document.values["FetchConcurrency"]
+            ),  # or its queue would count tries
+        }.get(name, "1")
         wanted = None if reserved == "0" else reserved if name in routes else own
         share = function.get("ReservedConcurrentExecutions")
         if (share if share is None else str(share)) != wanted:
@@ -143,8 +159,16 @@ def tokens_and_results_travel_by_https(document: Document) -> Iterator[str]:
 
 @rule
 def failed_run_is_kept_where_nobody_waits_for_it(document: Document) -> Iterator[str]:
-    """Lambda drops an asynchronous event that it gave up on, unless it is told where to put it."""
-    kept = {
+    """Lambda drops an asynchronous event that it gave up on, unless it is told where to put it.
+
+    A queue keeps its own, and puts them where it is told.
+    """
+    of_queues = {
+        target(mapping["FunctionName"])
+        for mapping in mappings(document).values()
+        if target(mapping["EventSourceArn"]) in document.of_type("AWS::SQS::Queue")
+    }
+    kept = of_queues | {
         target(config["FunctionName"])
         for config in document.of_type("AWS::Lambda::EventInvokeConfig").values()
         if target(config.get("DestinationConfig", {}).get("OnFailure", {}).get("Destination"))
@@ -153,16 +177,59 @@ def failed_run_is_kept_where_nobody_waits_for_it(document: Document) -> Iterator
 
 
 @rule
-def scheduled_run_is_not_repeated_by_lambda(document: Document) -> Iterator[str]:
-    """A second run would ask the clinics' robots twice; failures are for people to put back."""
+def scheduled_run_is_repeated_where_that_mends_something(document: Document) -> Iterator[str]:
+    """A plan made again queues what the first run did not come to, and nothing is fetched twice.
+
+    The reconciler runs again within a minute by itself.
+    """
+    wanted = {"PlanFetches": 2, "ReconcileJobs": 0}
     retries = {
         target(config["FunctionName"]): config.get("MaximumRetryAttempts", 2)
         for config in document.of_type("AWS::Lambda::EventInvokeConfig").values()
     }
     for schedule in schedules(document).values():
         function = target(schedule["Target"]["Arn"])
-        if retries.get(function, 2) != 0:
+        if retries.get(function, 2) != wanted.get(str(function)):
             yield str(function)
+
+
+# --------------------------------------------------------------------------------------------- queues
+
+
+@rule
+def queue_tries_each_message_alone(document: Document) -> Iterator[str]:
+    """Without partial answers one message that fails brings back its whole batch, to its end."""
+    for name, mapping in mappings(document).items():
+        if mapping.get("FunctionResponseTypes") != ["ReportBatchItemFailures"]:
+            yield name
+
+
+@rule
+def queue_is_worked_off_at_the_pace_of_the_parameter(document: Document) -> Iterator[str]:
+    """Without a limit Lambda begins as many batches as it can, and Cobalt gets them all at once."""
+    wanted = str(document.values["FetchConcurrency"])
+    for name, mapping in mappings(document).items():
+        if str(mapping.get("ScalingConfig", {}).get("MaximumConcurrency")) != wanted:
+            yield name
+
+
+@rule
+def message_stays_hidden_while_its_function_runs(document: Document) -> Iterator[str]:
+    """For six times as long as a run, as Lambda's documentation asks for: else it comes twice."""
+    for name, mapping in mappings(document).items():
+        queue = document.resources[str(target(mapping["EventSourceArn"]))]["Properties"]
+        function = functions(document)[str(target(mapping["FunctionName"]))]
+        if queue.get("VisibilityTimeout", 30) < 6 * function.get("Timeout", 3):
+            yield name
+
+
+@rule
+def batch_is_no_larger_than_a_run_can_work_off(document: Document) -> Iterator[str]:
+    """A message for which there is no time is put off, and that again and again."""
+    for name, mapping in mappings(document).items():
+        timeout = functions(document)[str(target(mapping["FunctionName"]))].get("Timeout", 3)
+        if mapping.get("BatchSize", 10) * SECONDS_PER_FETCH > timeout:
+            yield name
 
 
 # ------------------------------------------------------------------------------------------ schedules
@@ -199,3 +266,49 @@ def schedule_is_named_after_the_stack(document: Document) -> Iterator[str]:
     for name, schedule in schedules(document).items():
         if "${AWS::StackName}" not in text(schedule.get("Name")):
             yield name
+
+
+@rule
+def schedule_fetches_when_and_what_the_parameters_say(document: Document) -> Iterator[str]:
+    """At one time for all, or each quarter of an hour, of which each clinic has its own.
+
+    A plan that names its schedule and the time for which it was made is the same when made again.
+    """
+    values = document.values
+    clinic_time = str(values["ScheduleClinicTime"]) or None
+    zone = "UTC" if clinic_time else values["ScheduleTimezone"]
+    expression = "cron(0/15 * * * ? *)" if clinic_time else values["ScheduleExpression"]
+    wanted = {
+        "connections": "all",
+        "from_day": int(values["ScheduleFromDay"]),
+        "days": int(values["ScheduleDays"]),
+        "spread_minutes": int(values["ScheduleSpreadMinutes"]),
+        **({"at": clinic_time} if clinic_time else {}),
+        "schedule": f"{STACK}-fetch-all",
+        "scheduled_at": "<aws.scheduler.scheduled-time>",
+    }
+    for name, schedule in schedules(document).items():
+        if target(schedule["Target"]["Arn"]) != "PlanFetches":
+            continue
+        when = (schedule.get("ScheduleExpression"), schedule.get("ScheduleExpressionTimezone"))
+        given = plan_of(schedule, values)
+        if when != (expression, zone) or given != wanted:
+            yield name
+
+
+def plan_of(schedule: Json, values: Json) -> Json:
+    """Give the input of a schedule as its function gets it; None where that is no plan."""
+    written = schedule["Target"]["Input"]
+    try:
+        plan = json.loads(
+            _filled(written["Fn::Sub"] if isinstance(written, dict) else written, values)
+        )
+        SchedulePlan.parse(plan)
+    except (ValueError, InvalidScheduleInput):
+        return None
+    return plan
+
+
+def _filled(written: str, values: Json) -> str:
+    known = {**values, "AWS::StackName": STACK}
+    return re.sub(r"\$\{([\w:]+)\}", lambda match: str(known[match[1]]), written)
