@@ -19,7 +19,7 @@ UP := $(wildcard .local/up)
 NOTHING_IS_UP = { echo "No stack is running. Start one with make up." >&2; exit 1; }
 BIN := .venv/bin
 LOCAL := $(BIN)/python -m tools.local
-REDRIVE = $(BIN)/python -m tools.redrive $(if $(DRY),--dry-run) $(if $(STACK),--stack '$(STACK)')
+REDRIVE = $(BIN)/relay $(if $(STACK),--stack '$(STACK)',--local) redrive $(if $(DRY),--dry-run)
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --universal --python-version 3.13 --generate-hashes \
 	$(if $(UPGRADE),--upgrade)
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
@@ -28,10 +28,11 @@ export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down logs redrive test soak fuzz check audit fix lock clean environment auditors
+.PHONY: help demo up down logs redrive test bench soak fuzz check audit fix lock clean environment auditors
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@echo ".venv/bin/relay --help: operate a stack, on AWS or with --local (make environment puts it there)"
 
 demo: environment ## The main job as a story: curl, webhook, S3, event, schedule
 	@$(LOCAL) demo
@@ -51,6 +52,9 @@ redrive: $(if $(UP)$(STACK),environment) ## Put failed runs and events back; DRY
 test: check ## The checks, then every test, with coverage
 	@# In the order of their folders: the longest begin early.
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+
+bench: environment ## Figures beside their rivals of the same run: a fleet's morning, a month's cost
+	@PYTHONPATH=layers/relay $(BIN)/python -m bench
 
 soak: environment ## All crash cases; 1,000 fetches while much goes wrong, compared; N=300
 	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
@@ -96,16 +100,22 @@ environment:
 		$(BIN)/python -m pip install -qq --no-input --require-hashes --requirement requirements/dev.txt; } 2>&1) || \
 		{ printf '%s\n' "$$said"; echo "The environment could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	{ echo "$(CURDIR)"; cat requirements/dev.txt; } > .venv/installed.txt
+	@# The command `relay`, from any folder: -P, so that nothing of that folder is taken for ours.
+	@launcher() { printf '#!/bin/sh\nPYTHONPATH="$(CURDIR):$(CURDIR)/layers/relay" exec "$(CURDIR)/.venv/bin/python" -P -m tools.relay "$$@"\n'; }; \
+	if ! launcher | cmp -s - $(BIN)/relay; then launcher > $(BIN)/relay && chmod 755 $(BIN)/relay; fi
 
 # The tools of `make audit`, which pin too much to live in .venv; the markers are as above. Without npm those that need it
-# are left out here, and `make audit` says so and fails.
+# are left out here, and `make audit` says so and fails. A fork of detect-secrets that checkov brings comes once more, last:
+# both lie in one folder, whichever is unpacked later stays, and the fork finds more.
 auditors: environment
 	@if { echo "$(CURDIR)"; cat requirements/audit.txt; } | cmp -s - .audit/venv/installed.txt && \
 		.audit/venv/bin/python -c '' 2>/dev/null; then exit 0; fi; \
 	echo "Installing the tools of the audit into .audit (once, about a minute) ..."; \
 	said=$$({ $(BIN)/uv venv --quiet --no-config --clear --python $(BIN)/python .audit/venv && \
 		$(BIN)/uv pip install --quiet --no-config --require-hashes --python .audit/venv/bin/python \
-			--requirement requirements/audit.txt; } 2>&1) || \
+			--requirement requirements/audit.txt && \
+		$(BIN)/uv pip install --quiet --no-config --require-hashes --python .audit/venv/bin/python --no-deps \
+			--reinstall-package bc-detect-secrets --requirement requirements/audit.txt; } 2>&1) || \
 		{ printf '%s\n' "$$said"; echo "They could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	{ echo "$(CURDIR)"; cat requirements/audit.txt; } > .audit/venv/installed.txt
 	@if cmp -s tools/audit/package-lock.json .audit/node_modules/installed.txt || ! command -v npm >/dev/null; then exit 0; fi; \
