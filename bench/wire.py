@@ -1,8 +1,8 @@
 """A fleet of connections behind boto3, in place of the network: every call is answered and counted.
 
-Of AWS there is what planning needs: pages of an index, batches of rows, a queue. The clients, their
-serialisation and the adapters are the real ones; only the HTTP below them is left out, because the
-local AWS would be the limit: it takes some milliseconds of this machine's two cores for each call.
+Of AWS there is what planning needs: pages of an index, batches of rows, a queue. The adapters are
+the real ones; what the SDK does for a call (serialising, signing, HTTP, parsing) is left out, as
+the local AWS would be the limit. So calls, bytes and memory are exact, and CPU is the relay's own.
 """
 
 import hashlib
