@@ -45,7 +45,7 @@ def test_range_is_partial_when_one_of_two_pieces_fails(
 ) -> None:
     accepted = relay.fetch_range(TEN_DAYS)
     range_id = accepted.json()["job_execution_id"]
-    first = eventually(partial(_piece, relay, range_id, 0, "COMPLETED"))
+    first = eventually(partial(_piece, relay, range_id, 0, "COMPLETED"), 120.0)  # may be put off
     sandbox.add_fault("failed", count=1)
     found = range_of(relay.item(f"RANGE#{range_id}") or {})
     again = relay.run_fetches(works_of(found, 0.0)[1])

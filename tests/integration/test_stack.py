@@ -219,7 +219,6 @@ def test_schedule_invokes_the_planner_with_its_window(stack: Stack) -> None:
         "from_day": 0,
         "days": 14,
         "spread_minutes": 10,
-        "at": None,
         "schedule": f"{stack.stack_name}-fetch-all",
         "scheduled_at": "<aws.scheduler.scheduled-time>",
     }
