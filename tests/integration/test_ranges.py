@@ -10,7 +10,6 @@ import pytest
 
 from cobalt_relay.adapters.layout import range_of
 from cobalt_relay.models import connection_id_of
-from cobalt_relay.services.gather_ranges import works_of
 from tests.integration.support import Item, Relay, eventually, work_for
 from tests.unit.fakes import validate_event
 from tools.local.eventlog import EventLog
@@ -48,7 +47,7 @@ def test_range_is_partial_when_one_of_two_pieces_fails(
     first = eventually(partial(_piece, relay, range_id, 0, "COMPLETED"), 120.0)  # may be put off
     sandbox.add_fault("failed", count=1)
     found = range_of(relay.item(f"RANGE#{range_id}") or {})
-    again = relay.run_fetches(works_of(found, 0.0)[1])
+    again = relay.run_fetches(list(found.plan.works(found.plan.accepted_at))[1])
     second = eventually(partial(_piece, relay, range_id, 1, "FAILED"))
 
     [event] = eventually(partial(events.of, range_id))

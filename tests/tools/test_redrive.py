@@ -17,10 +17,10 @@ import pytest
 from botocore.exceptions import ClientError
 
 from cobalt_relay.models import FetchWork, RangePlan, RangeRequest, Window, iso
+from cobalt_relay.services.plan_fetches import SCHEDULED_TIME
 from tools.relay import redrive
 from tools.relay.faults import NotWell
 from tools.relay.redrive import (
-    SCHEDULED_TIME,
     Deployment,
     Event,
     Message,

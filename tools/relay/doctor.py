@@ -36,7 +36,6 @@ from tools.relay import rows, schedules
 from tools.relay.configure import credentials_in
 from tools.relay.faults import ExitCode, NotFound, RelayCommandError
 from tools.relay.output import Output
-from tools.relay.redrive import SCHEDULED_TIME
 from tools.relay.session import Deployment, json_object, secret_text
 from tools.relay.upstream import FailedDelivery, Upstream
 
@@ -461,11 +460,8 @@ def _skew(whose: str, theirs: float | None) -> Finding:
 
 def _schedule(schedule: dict[str, Any]) -> Finding:
     name = schedule["Name"]
-    plan = schedules.plan_of(schedule)
-    if plan.get("scheduled_at") == SCHEDULED_TIME:
-        plan["scheduled_at"] = iso(utc_now())
     try:
-        SchedulePlan.parse(plan)
+        SchedulePlan.parse(schedules.plan_of(schedule))
     except InvalidScheduleInput as error:
         return Finding("schedules", FAILED, f"{name} has an input that is none", error.message)
     if not schedule["Target"].get("DeadLetterConfig", {}).get("Arn"):

@@ -28,6 +28,7 @@ from botocore.exceptions import BotoCoreError, ClientError
 from pydantic import ValidationError
 
 from cobalt_relay.models import FetchWork, utc_now
+from cobalt_relay.services.plan_fetches import SCHEDULED_TIME
 from tools.local import processes
 from tools.relay.faults import NotWell
 
@@ -39,9 +40,6 @@ if TYPE_CHECKING:
 OUTPUTS = ("ScheduleFailuresUrl", "EventFailuresUrl", "EventLogUrl", "PlanFetchesName")
 SCHEDULED = {"ScheduleName": "PlanFetchesName", "ReconcileScheduleName": "ReconcileJobsName"}
 """Outputs that name a schedule, and the function that it invokes: no other is invoked from here."""
-
-SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
-"""EventBridge Scheduler puts the time for which a run was meant in its place."""
 
 AT_ONCE = 10
 AT_MOST = 2000

@@ -10,12 +10,10 @@ from typing import Any, NamedTuple
 
 from botocore.exceptions import ClientError
 
-from cobalt_relay.models import iso, utc_now
-from cobalt_relay.services.plan_fetches import SchedulePlan
+from cobalt_relay.services.plan_fetches import QUARTER, SCHEDULED_TIME, SchedulePlan
 from tools.relay import rows
 from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
 from tools.relay.output import Output, confirm
-from tools.relay.redrive import SCHEDULED_TIME
 from tools.relay.session import ONCE, Deployment
 
 QUARTERS = "cron(0/15 * * * ? *)"
@@ -23,7 +21,6 @@ QUARTERS = "cron(0/15 * * * ? *)"
 _NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}", re.ASCII)
 _RATE = re.compile(r"[1-9][0-9]{0,4} (minute|hour|day)s?", re.ASCII)
 _CRON = re.compile(r"\S+( \S+){5}", re.ASCII)
-_AT = re.compile(r"([01]\d|2[0-3]):(00|15|30|45)", re.ASCII)
 
 
 class When(NamedTuple):
@@ -144,8 +141,6 @@ def run_now(deployment: Deployment, output: Output, name: str) -> None:
     schedule = _find(deployment, name)
     plan = plan_of(schedule)
     plan.pop("at", None)
-    if plan.get("scheduled_at") == SCHEDULED_TIME:
-        plan["scheduled_at"] = iso(utc_now())
     with output.working("plan_fetches is running ..."):
         answer = deployment.client("lambda", ONCE).invoke(
             FunctionName=deployment.output("PlanFetchesName"), Payload=json.dumps(plan).encode()
@@ -192,7 +187,7 @@ def _expression(when: When) -> dict[str, str]:
         raise WrongUsage("when", "--timezone goes with --cron.")
     zone = {"ScheduleExpressionTimezone": when.timezone or "UTC"}
     if when.at:
-        if not _AT.fullmatch(when.at):
+        if not re.fullmatch(QUARTER, when.at):
             raise WrongUsage("when", "--at is a quarter of an hour, such as 06:00 or 17:45.")
         return {"ScheduleExpression": QUARTERS, **zone}
     if when.rate:

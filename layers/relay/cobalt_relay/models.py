@@ -986,6 +986,11 @@ class RangePlan(_Frozen):
         """When a piece that has not begun does not begin any more."""
         return self.accepted_at + RANGE_LIFE
 
+    def works(self, begin: datetime, spacing: timedelta = timedelta(0)) -> "Iterator[FetchWork]":
+        """Give the messages of its pieces: the first is for `begin`, each other a while later."""
+        for number in range(len(self.request.pieces)):
+            yield FetchWork(plan=self, piece=number, not_before=begin + number * spacing)
+
 
 class FetchWork(_Frozen):
     """One message of the queue: a piece of a range that is to be fetched, but not too early.

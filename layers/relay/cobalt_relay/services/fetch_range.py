@@ -22,7 +22,6 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.anew import anew_where_refused
-from cobalt_relay.services.gather_ranges import works_of
 from cobalt_relay.services.ports import (
     AskSettings,
     CredentialStore,
@@ -32,7 +31,7 @@ from cobalt_relay.services.ports import (
 )
 
 KEY_LIFE = timedelta(hours=24)
-PIECE_SECONDS = 15.0
+PIECE_SPACING = timedelta(seconds=15)
 """How far apart the pieces of a range come up; one that finds the robot busy looks again later."""
 NEXT_LOOK = timedelta(minutes=10)
 
@@ -94,8 +93,9 @@ class FetchRanges:
 
     def queue(self, found: FetchRange) -> None:
         """Put all the pieces into the queue; one that is there twice is fetched once."""
-        self._queue.send(works_of(found, PIECE_SECONDS), self._now())
-        self._ranges.note_queued(found.plan.range_id, self._now() + NEXT_LOOK)
+        plan = found.plan
+        self._queue.send(plan.works(plan.accepted_at, PIECE_SPACING), self._now())
+        self._ranges.note_queued(plan.range_id, self._now() + NEXT_LOOK)
 
     def _keep(self, connection_id: str, access_token: str) -> None:
         """Keep the token of a connection that is not registered, if Cobalt knows it."""

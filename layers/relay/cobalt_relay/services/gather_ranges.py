@@ -12,7 +12,6 @@ from cobalt_relay.events import range_completed
 from cobalt_relay.models import (
     Announced,
     FetchRange,
-    FetchWork,
     Job,
     JobState,
     PieceNote,
@@ -103,21 +102,6 @@ def outcomes_of(found: FetchRange, rows: RowReader, now: datetime) -> tuple[Piec
             outcome = PieceOutcome(window=window, status="FAILED", error_code=NEVER_BEGAN)
         outcomes.append(outcome)
     return tuple(outcomes)
-
-
-def works_of(found: FetchRange, spacing_seconds: float) -> list[FetchWork]:
-    """Give the messages of a range's pieces, each a while after the one before."""
-    begin = found.plan.accepted_at
-    return [
-        FetchWork(
-            plan=found.plan,
-            piece=number,
-            not_before=datetime.fromtimestamp(
-                begin.timestamp() + number * spacing_seconds, begin.tzinfo
-            ),
-        )
-        for number in range(len(found.plan.request.pieces))
-    ]
 
 
 def _job_of(request: RequestRecord | None) -> str | None:

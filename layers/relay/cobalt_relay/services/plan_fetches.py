@@ -5,7 +5,6 @@ that is made twice, by a repeated invocation or an operator, gives the same mess
 fetched for one of them is not fetched again.
 """
 
-import re
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
 from itertools import batched
@@ -15,6 +14,7 @@ from zoneinfo import ZoneInfo
 
 from pydantic import (
     BaseModel,
+    BeforeValidator,
     ConfigDict,
     Field,
     StringConstraints,
@@ -46,7 +46,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
-from cobalt_relay.services.fetch_range import PIECE_SECONDS
+from cobalt_relay.services.fetch_range import PIECE_SPACING
 from cobalt_relay.services.ports import EventBus, Fleet, StartFetch, WorkQueue
 
 READ_AT_ONCE = 100
@@ -56,7 +56,23 @@ SLOT = timedelta(minutes=15)
 """How far apart the runs of a schedule are that fetches at a time of the clinics' own."""
 
 ConnectionId = Annotated[str, StringConstraints(pattern=r"^conn_[0-9a-f]{32}$")]
-_CLOCK = re.compile(r"([01]\d|2[0-3]):(00|15|30|45)", re.ASCII)
+QUARTER = r"^([01][0-9]|2[0-3]):(00|15|30|45)$"
+SCHEDULED_TIME = "<aws.scheduler.scheduled-time>"
+"""EventBridge Scheduler puts the time for which a run was planned in its place (User Guide, "Adding
+context attributes"). MiniStack, for one, hands it on as it stands."""
+
+
+def _planned_for(said: object) -> datetime | None:
+    """Read when a run was planned for; None where nothing says so."""
+    if said is None or said == SCHEDULED_TIME:
+        return None
+    moment = moment_of(said) if isinstance(said, str) else None
+    if moment is None:
+        raise ValueError
+    return moment
+
+
+PlannedFor = Annotated[datetime | None, BeforeValidator(_planned_for)]
 
 
 class SchedulePlan(BaseModel):
@@ -65,8 +81,7 @@ class SchedulePlan(BaseModel):
     `days` counts the first and the last day; `date_range` takes 2 of them at least. `at` is a time
     of the clinic's own, in quarters of an hour: then the schedule is to run each quarter, and a
     connection is fetched by the run in which that time comes where it is. The fetches begin spread
-    over `spread_minutes`. `scheduled_at` is the time for which the run was planned: EventBridge
-    Scheduler puts it in place of `<aws.scheduler.scheduled-time>`.
+    over `spread_minutes`. `scheduled_at` is the time for which the run was planned.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
@@ -78,10 +93,10 @@ class SchedulePlan(BaseModel):
     provider_ids: list[str | int] = Field(
         default_factory=list, max_length=MAX_RANGE_PROVIDERS, repr=False
     )
-    at: str | None = Field(default=None, pattern=_CLOCK.pattern + "$")
+    at: str | None = Field(default=None, pattern=QUARTER)
     spread_minutes: int = Field(default=10, ge=0, le=720)
     schedule: str | None = Field(default=None, max_length=64)
-    scheduled_at: str | None = Field(default=None, max_length=64)
+    scheduled_at: PlannedFor = None
 
     @model_validator(mode="after")
     def _fits_its_mode(self) -> Self:
@@ -109,13 +124,6 @@ class SchedulePlan(BaseModel):
         return RangeRequest(
             search_by=self.search_by, window=window, provider_ids=tuple(self.provider_ids)
         )
-
-    def planned_for(self, now: datetime) -> datetime:
-        """Give the moment for which this run was planned; that of now where nothing says so.
-
-        MiniStack, for one, hands the placeholder on as it stands.
-        """
-        return moment_of(self.scheduled_at) or now
 
     def is_due(self, zone: ZoneInfo, planned_for: datetime) -> bool:
         """Whether this run is the one of a clinic's day."""
@@ -209,9 +217,7 @@ class PlanFetches:
             accepted_at=now,
         )
         begin = now + _share(connection.connection_id) * timedelta(minutes=plan.spread_minutes)
-        for number in range(len(range_plan.request.pieces)):
-            not_before = begin + number * timedelta(seconds=PIECE_SECONDS)
-            yield FetchWork(plan=range_plan, piece=number, not_before=not_before)
+        yield from range_plan.works(begin, PIECE_SPACING)
 
     def _tell_unknown(self, connection_id: str, run: "_Run") -> None:
         """Announce a connection that is named and not there: nobody waits for an answer."""
@@ -251,9 +257,9 @@ class _Run:
         self.plan = plan
         self.now = now
         self.seconds_left = seconds_left
-        self.planned_for = plan.planned_for(now)
-        moment = moment_of(plan.scheduled_at)
-        self.name = f"{plan.schedule}\n{moment}" if plan.schedule and moment else run_id
+        self.planned_for = plan.scheduled_at or now
+        is_planned = plan.schedule and plan.scheduled_at
+        self.name = f"{plan.schedule}\n{plan.scheduled_at}" if is_planned else run_id
         self.done: dict[str, Any] = dict.fromkeys(
             ("connections", "planned", "messages", "suspended", "not_due", "without_time_zone"), 0
         )
