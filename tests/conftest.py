@@ -1,6 +1,7 @@
 """The deployed stack, once per session. See `tools/local/snapshot.py` for how it starts fast."""
 
 import os
+import signal
 import time
 from collections.abc import Iterator
 
@@ -26,8 +27,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Note when the session began."""
+    """Note when the session began; be interruptible, and what is started here with it.
+
+    A shell lets what it runs in the background ignore interrupts, and its children inherit that.
+    """
     config.stash[_BEGAN] = time.time()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 def pytest_terminal_summary(

@@ -10,6 +10,7 @@ from zoneinfo import ZoneInfo
 import pytest
 
 from cobalt_relay.models import connection_id_of
+from cobalt_relay.services.fetch_appointments import LEASE
 from tests.integration.support import Item, Relay, eventually
 from tests.unit.fakes import validate_event
 from tools.local.eventlog import EventLog
@@ -62,7 +63,7 @@ def test_run_that_is_planned_twice_is_fetched_once(
 
     assert [each["messages"] for each in told] == [1, 1]
     eventually(lambda: _jobs(stack) - before)
-    eventually(partial(_is_empty, stack))
+    eventually(partial(_is_empty, stack), 2 * LEASE.total_seconds())
     assert len(_jobs(stack) - before) == 1
 
 
