@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cobalt_relay.settings import RotationSettings, Settings
+from cobalt_relay.settings import PlanSettings, RotationSettings, Settings
 from tests.template import access
 from tests.template.document import RULES, VARIANTS, Document, broken, document, source
 from tests.template.faults import LISTED, NO_COUNTERPART, OWN, Fault
@@ -85,7 +85,11 @@ def test_every_function_folder_is_deployed_and_every_function_has_one() -> None:
 def test_settings_are_the_environment_of_the_function(name: str) -> None:
     given = functions.environment(document("defaults").resources[name]["Properties"])
 
-    settings = {"RotateWebhookSecret": RotationSettings}.get(name, Settings)
+    special: dict[str, type[Settings]] = {
+        "PlanFetches": PlanSettings,
+        "RotateWebhookSecret": RotationSettings,
+    }
+    settings = special.get(name, Settings)
     read = {field.alias for field in settings.model_fields.values()}
 
     assert read == {variable for variable in given if not variable.startswith("POWERTOOLS_")}

@@ -10,7 +10,7 @@ import pytest
 from cobalt_relay import api, bootstrap, errors, models
 from cobalt_relay.errors import EnvironmentIncomplete, RelayError
 from cobalt_relay.events import RelayEvent
-from cobalt_relay.settings import Settings
+from cobalt_relay.settings import PlanSettings
 
 ROOT = Path(__file__).parents[2]
 RELAY = ROOT / "layers" / "relay" / "cobalt_relay"
@@ -178,7 +178,7 @@ def test_settings_name_what_is_missing_or_wrong() -> None:
     del environment["TABLE_NAME"]
 
     with pytest.raises(EnvironmentIncomplete) as error:
-        Settings.from_environment(environment)
+        PlanSettings.from_environment(environment)
 
     assert (
         "COBALT_BASE_URL, DEFAULT_TIME_ZONE, JOB_DEADLINE_MINUTES, TABLE_NAME"

@@ -109,13 +109,15 @@ def plan_fetches() -> "PlanFetches":
     """Give the use case that schedules invoke."""
     from cobalt_relay.adapters import aws
     from cobalt_relay.services.plan_fetches import PlanFetches
+    from cobalt_relay.settings import PlanSettings
 
+    own = PlanSettings.from_environment()
     return PlanFetches(
         fetch_appointments(),
         _connections(),
         _queue(),
         _bus(aws.PATIENT),
-        settings().default_time_zone,
+        own.default_time_zone,
     )
 
 

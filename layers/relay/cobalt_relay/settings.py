@@ -7,7 +7,6 @@ from typing import Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
-from cobalt_relay.clinic_time import zone_named
 from cobalt_relay.errors import EnvironmentIncomplete
 
 
@@ -33,14 +32,6 @@ class Settings(BaseModel):
     result_retention_days: int = Field(alias="RESULT_RETENTION_DAYS", gt=0)
     fetch_queue_url: str = Field(alias="FETCH_QUEUE_URL", pattern=r"^https?://.+$")
     fetches_per_connection: int = Field(alias="FETCHES_PER_CONNECTION", gt=0)
-    default_time_zone: str = Field(alias="DEFAULT_TIME_ZONE", min_length=1)
-
-    @field_validator("default_time_zone")
-    @classmethod
-    def _is_a_time_zone(cls, name: str) -> str:
-        if zone_named(name) is None:
-            raise ValueError
-        return name
 
     @property
     def job_deadline(self) -> timedelta:
@@ -77,3 +68,18 @@ class RotationSettings(Settings):
     """
 
     webhook_url: str = Field(alias="WEBHOOK_URL", pattern=r"^https?://[^/]+/.+$")
+
+
+class PlanSettings(Settings):
+    """What the function has besides that plans fetches: alone it needs to know what time it is."""
+
+    default_time_zone: str = Field(alias="DEFAULT_TIME_ZONE", min_length=1)
+
+    @field_validator("default_time_zone")
+    @classmethod
+    def _is_a_time_zone(cls, name: str) -> str:
+        from cobalt_relay.clinic_time import zone_named  # noqa: PLC0415 - the others do without
+
+        if zone_named(name) is None:
+            raise ValueError
+        return name
