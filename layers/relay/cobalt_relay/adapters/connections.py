@@ -12,11 +12,10 @@ tell later whose fetch it was; it is forgotten where Cobalt refuses it.
 import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import batched
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
 from cobalt_relay.adapters.layout import (
@@ -28,13 +27,13 @@ from cobalt_relay.adapters.layout import (
 )
 from cobalt_relay.adapters.secrets import Remembered
 from cobalt_relay.adapters.table import (
-    ConditionFailedError,
     Delete,
     Item,
     Key,
     Put,
     Table,
     Update,
+    wrote,
 )
 from cobalt_relay.errors import TokensFault, UnknownConnection
 from cobalt_relay.models import (
@@ -84,8 +83,7 @@ class Registry:
             registered_at=now,
             emr_name=emr_name,
         )
-        with suppress(ConditionFailedError):
-            self._table.write(_birth(connection, due_attributes(connection_id, now)))
+        self.put(connection, now)
 
     # ------------------------------------------------------------------------------ what is known
 
@@ -114,7 +112,7 @@ class Registry:
         """Give the ids of the connections that have a label; the index lags behind by a moment."""
         partition = ("access_token_reference_id", access_token_reference_id)
         listed = self._table.keys_of_index(_BY_REFERENCE, partition)
-        return [item["pk"].removeprefix("CONNECTION#") for item in listed]
+        return [Key.of(item).id for item in listed]
 
     def note_settings(
         self, connection_id: str, settings: ClinicSettings, now: datetime, life: timedelta
@@ -139,8 +137,7 @@ class Registry:
 
     def _change(self, connection_id: str, changes: Item) -> None:
         key, expression = _key(connection_id), set_expression(changes)
-        with suppress(ConditionFailedError):
-            self._table.write(Update(key, expression, "attribute_exists(pk)", values_of(changes)))
+        wrote(self._table, Update(key, expression, "attribute_exists(pk)", values_of(changes)))
 
     # ------------------------------------------------------------------------------- its standing
 
@@ -151,28 +148,18 @@ class Registry:
 
         False where it is suspended already, or a fetch has succeeded since this was said.
         """
-        change = ConnectionChange(
-            change_id=f"{connection.connection_id}@{iso(now)}",
-            connection_id=connection.connection_id,
-            access_token_reference_id=connection.access_token_reference_id,
-            state=ConnectionState.LOGIN_REQUIRED,
-            changed_at=now,
-            reported_by=reporter,
-            notification="open",
-        )
         changes = {
-            "state": change.state.value,
             "suspended_at": iso(now),
             "suspended_by": reporter,
             "last_failure_at": iso(now),
             "last_failure_code": LOGIN_REQUIRED,
         }
         condition = (
-            "#state = :active AND attribute_not_exists(last_success_at)"
-            " OR #state = :active AND last_success_at < :said"
+            "#state = :former AND attribute_not_exists(last_success_at)"
+            " OR #state = :former AND last_success_at < :said"
         )
-        values = {":active": ConnectionState.ACTIVE.value, ":said": iso(said_at)}
-        return self._transition(connection, changes, condition, values, change)
+        change = _change_of(connection, ConnectionState.LOGIN_REQUIRED, now, reported_by=reporter)
+        return self._transition(ConnectionState.ACTIVE, change, changes, condition, said_at)
 
     def resume(
         self, connection: Connection, job_execution_id: str, said_at: datetime, now: datetime
@@ -183,52 +170,37 @@ class Registry:
         """
         if connection.suspended_at is None:
             return False
-        change = ConnectionChange(
-            change_id=f"{connection.connection_id}@{iso(now)}",
-            connection_id=connection.connection_id,
-            access_token_reference_id=connection.access_token_reference_id,
-            state=ConnectionState.ACTIVE,
-            changed_at=now,
+        change = _change_of(
+            connection,
+            ConnectionState.ACTIVE,
+            now,
             suspended_at=connection.suspended_at,
             job_execution_id=job_execution_id,
-            notification="open",
         )
-        changes = {
-            "state": change.state.value,
-            "last_success_at": iso(now),
-            "emr_name": LIVE_FETCH_EMR,
-        }
-        condition = "#state = :suspended AND suspended_at < :said"
-        values = {":suspended": ConnectionState.LOGIN_REQUIRED.value, ":said": iso(said_at)}
-        return self._transition(
-            connection, changes, condition, values, change, remove=("suspended_at", "suspended_by")
-        )
+        changes = {"last_success_at": iso(now), "emr_name": LIVE_FETCH_EMR}
+        condition = "#state = :former AND suspended_at < :said"
+        former, remove = ConnectionState.LOGIN_REQUIRED, ("suspended_at", "suspended_by")
+        return self._transition(former, change, changes, condition, said_at, remove)
 
     def _transition(
         self,
-        connection: Connection,
+        former: ConnectionState,
+        change: ConnectionChange,
         changes: Item,
         condition: str,
-        values: Item,
-        change: ConnectionChange,
+        said_at: datetime,
         remove: tuple[str, ...] = (),
     ) -> bool:
         """Move a connection, together with the row that says so until it is announced."""
-        moved = Update(
-            _key(connection.connection_id),
-            set_expression(changes, remove),
-            condition,
-            values | values_of(changes),
-        )
+        changes = {"state": change.state.value, **changes}
+        values = {":former": former.value, ":said": iso(said_at), **values_of(changes)}
+        key, expression = _key(change.connection_id), set_expression(changes, remove)
         item = change.model_dump(mode="json", exclude_none=True) | announcement(
             change.change_id, "", change.changed_at
         )
         item["expires_at"] = int((change.changed_at + CHANGE_KEPT).timestamp())
-        try:
-            self._table.write(Put(Key("CHANGE", change.change_id), item), moved)
-        except ConditionFailedError:
-            return False
-        return True
+        put = Put(Key("CHANGE", change.change_id), item)
+        return wrote(self._table, put, Update(key, expression, condition, values))
 
     # ---------------------------------------------------------------------------- by an operator
 
@@ -237,11 +209,10 @@ class Registry:
 
         Its settings are asked for when they are `due`.
         """
-        try:
-            self._table.write(_birth(connection, due_attributes(connection.connection_id, due)))
-        except ConditionFailedError:
-            return False
-        return True
+        item = connection.model_dump(mode="json", exclude_none=True, exclude={"looks"})
+        shard = {"registry_shard": _shard(connection.connection_id)}
+        due_at = due_attributes(connection.connection_id, due)
+        return wrote(self._table, Put(_key(connection.connection_id), item | due_at | shard))
 
     def hand_over(self, connection_id: str, heir: str) -> bool:
         """Record that another connection has taken the place of this one.
@@ -251,11 +222,7 @@ class Registry:
         changes = {"state": ConnectionState.REPLACED.value, "replaced_by": heir}
         states = before(CONNECTION_MOVES, ConnectionState.REPLACED)
         remove = ("due_shard", "due_at")
-        try:
-            self._table.write(move(_key(connection_id), states, changes, remove))
-        except ConditionFailedError:
-            return False
-        return True
+        return wrote(self._table, move(_key(connection_id), states, changes, remove))
 
 
 class Connections(Registry):
@@ -339,10 +306,21 @@ def _key(connection_id: str) -> Key:
     return Key("CONNECTION", connection_id)
 
 
-def _birth(connection: Connection, due: Item) -> Put:
-    item = connection.model_dump(mode="json", exclude_none=True, exclude={"looks"}) | due
-    shard = {"registry_shard": _shard(connection.connection_id)}
-    return Put(_key(connection.connection_id), item | shard)
+def _change_of(
+    connection: Connection,
+    state: Literal[ConnectionState.LOGIN_REQUIRED, ConnectionState.ACTIVE],
+    now: datetime,
+    **facts: Any,  # noqa: ANN401 - fields of the row
+) -> ConnectionChange:
+    return ConnectionChange(
+        change_id=f"{connection.connection_id}@{iso(now)}",
+        connection_id=connection.connection_id,
+        access_token_reference_id=connection.access_token_reference_id,
+        state=state,
+        changed_at=now,
+        notification="open",
+        **facts,
+    )
 
 
 def _shard(connection_id: str) -> str:

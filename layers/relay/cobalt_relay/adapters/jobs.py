@@ -32,7 +32,7 @@ from cobalt_relay.adapters.layout import (
     set_expression,
     values_of,
 )
-from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Update
+from cobalt_relay.adapters.table import ConditionFailedError, Item, Key, Put, Table, Update, wrote
 from cobalt_relay.errors import RelayError, TableFault
 from cobalt_relay.models import (
     JOB_MOVES,
@@ -161,27 +161,13 @@ class Jobs:
             changes["closed_at"], remove = iso(now), ("due_shard", "due_at")
         else:
             changes |= {"closed_at": iso(now)} | announcement(subject, _UNTAKEN, now)
-        self._try(move(_request_key(subject), before(REQUEST_MOVES, state), changes, remove))
+        states = before(REQUEST_MOVES, state)
+        wrote(self._table, move(_request_key(subject), states, changes, remove))
 
     def expire_request(self, request: RequestRecord, now: datetime) -> RequestRecord | None:
         """End a request of which nobody knows whether it ran; None where it has moved on."""
-        expired = request.model_copy(
-            update={
-                "state": RequestState.EXPIRED,
-                "closed_at": now,
-                "notification": "open",
-                "looks": 0,
-            }
-        )
-        changes = {
-            "state": expired.state.value,
-            "closed_at": iso(now),
-            "looks": 0,
-            **announcement(request.request_id, iso(now), now + FIRST_LOOK),
-        }
-        states = before(REQUEST_MOVES, RequestState.EXPIRED)
-        moved = self._try(move(_request_key(request.request_id), states, changes))
-        return expired if moved else None
+        changes = {"state": RequestState.EXPIRED, "closed_at": now}
+        return self._close(request, before(REQUEST_MOVES, RequestState.EXPIRED), changes, now)
 
     def accept(
         self,
@@ -227,7 +213,7 @@ class Jobs:
         except ConditionFailedError as condition:
             if condition.failed[0]:
                 return self._claim(job, accepted)
-            self._try(born)
+            wrote(self._table, born)
             return False
         return True
 
@@ -258,7 +244,7 @@ class Jobs:
             self._table.write(claim, accepted)
         except ConditionFailedError as condition:
             # Claimed before: by this request, or Cobalt gave two requests the same job.
-            return condition.failed[0] and self._try(accepted)
+            return condition.failed[0] and wrote(self._table, accepted)
         return True
 
     # -------------------------------------------------------------------------------------- reading
@@ -291,40 +277,32 @@ class Jobs:
                     requests[key.id] = _request(item)
         return requests, jobs
 
-    def of_connection(self, connection_id: str) -> Iterator[Job]:
+    def of_connection(self, connection_id: str, now: datetime | None = None) -> Iterator[Job]:
         """Give the jobs of a connection, the newest first, as they are asked for.
 
-        The index may lag behind by a moment.
+        Without those whose time is over `now`. The index may lag behind by a moment.
         """
+        alive = now.timestamp() if now else 0
         listed = self._table.keys_of_index(
             _BY_CONNECTION, ("connection_id", connection_id), backwards=True
         )
-        keys = (_key_of(item) for item in listed if item["sk"] == "JOB")
+        keys = (key for key in map(Key.of, listed) if key.kind == "JOB")
         for some in batched(keys, _JOBS_AT_ONCE, strict=False):
             for item in self._table.get(*some):
-                if item:
+                if item and item["expires_at"] > alive:
                     yield _job(item)
-
-    def recent(self, connection_id: str, most: int) -> list[Job]:
-        """Give the newest jobs of a connection, the newest first."""
-        return list(islice(self.of_connection(connection_id), most))
 
     def give(self, row: Job | RequestRecord | FetchRange, connection_id: str) -> bool:
         """Give a row to another connection, which has taken its own one's place.
 
         False where it is not its own one's any more.
         """
-        former: str | None
-        match row:
-            case Job():
-                key, former = _job_key(row.job_execution_id), row.connection_id
-            case RequestRecord():
-                key, former = _request_key(row.request_id), row.connection_id
-            case FetchRange():
-                key, former = Key("RANGE", row.plan.range_id), row.plan.connection_id
+        former = row.plan.connection_id if isinstance(row, FetchRange) else row.connection_id
         changes = {"connection_id": connection_id}
-        values = {**values_of(changes), ":former": former}
-        return self._try(Update(key, set_expression(changes), "connection_id = :former", values))
+        expression, values = set_expression(changes), {**values_of(changes), ":former": former}
+        return wrote(
+            self._table, Update(_key_of(row), expression, "connection_id = :former", values)
+        )
 
     # ----------------------------------------------------------------------------------- deliveries
 
@@ -412,7 +390,7 @@ class Jobs:
     def record_event(self, event_id: str, record: EventRecord, now: datetime) -> Landing:
         """Record an event that ends no job, and open its announcement."""
         item = self._event_item(record) | announcement(event_id, iso(now), now + FIRST_LOOK)
-        recorded = self._try(Put(_event_key(event_id), item))
+        recorded = wrote(self._table, Put(_event_key(event_id), item))
         return Landing.LANDED if recorded else Landing.EVENT_KNOWN
 
     # ------------------------------------------------------------------------------- reconciliation
@@ -451,55 +429,33 @@ class Jobs:
         remove = () if until is not None else ("due_shard", "due_at")
         expression = set_expression(changes, remove)
         key = Key(due.kind, due.id)
-        return self._try(Update(key, expression, condition, values | values_of(changes)))
+        return wrote(self._table, Update(key, expression, condition, values | values_of(changes)))
 
     def contest(self, request: RequestRecord) -> None:
         """Record that a result fits the request and another question too."""
         changes = {"contested": True}
-        key = _request_key(request.request_id)
-        self._try(Update(key, set_expression(changes), "attribute_exists(pk)", values_of(changes)))
+        key, expression = _key_of(request), set_expression(changes)
+        wrote(self._table, Update(key, expression, "attribute_exists(pk)", values_of(changes)))
 
     def expire_job(self, job: Job, now: datetime) -> Job | None:
         """End a job of which nothing was heard; None where it has moved on."""
-        expired = job.model_copy(
-            update={
-                "state": JobState.EXPIRED,
-                "expired_at": now,
-                "notification": "open",
-                "looks": 0,
-            }
-        )
-        changes = {
-            "state": expired.state.value,
-            "expired_at": iso(now),
-            "looks": 0,
-            **announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
-        }
-        states = before(JOB_MOVES, JobState.EXPIRED)
-        moved = self._try(move(_job_key(job.job_execution_id), states, changes))
-        return expired if moved else None
+        changes = {"state": JobState.EXPIRED, "expired_at": now}
+        return self._close(job, before(JOB_MOVES, JobState.EXPIRED), changes, now)
 
     def fail_job(self, job: Job, error_code: str, now: datetime) -> Job | None:
         """End an open job that cannot report any more; None where it has moved on."""
-        failed = job.model_copy(
-            update={
-                "state": JobState.FAILED,
-                "closed_at": now,
-                "error_code": error_code,
-                "notification": "open",
-                "looks": 0,
-            }
-        )
-        changes = {
-            "state": failed.state.value,
-            "closed_at": iso(now),
-            "error_code": error_code,
-            "looks": 0,
-            **announcement(job.job_execution_id, iso(now), now + FIRST_LOOK),
-        }
-        states = before(JOB_MOVES, JobState.FAILED)
-        moved = self._try(move(_job_key(job.job_execution_id), states, changes))
-        return failed if moved else None
+        changes = {"state": JobState.FAILED, "closed_at": now, "error_code": error_code}
+        return self._close(job, before(JOB_MOVES, JobState.FAILED), changes, now)
+
+    def _close[Row: (Job, RequestRecord)](
+        self, row: Row, states: list[str], changes: dict[str, object], now: datetime
+    ) -> Row | None:
+        """End a row of which nothing more is awaited, and open its announcement."""
+        key = _key_of(row)
+        ended = row.model_copy(update={**changes, "looks": 0, "notification": "open"})
+        item = ended.model_dump(mode="json", include={*changes, "looks"})
+        item |= announcement(key.id, iso(now), now + FIRST_LOOK)
+        return ended if wrote(self._table, move(key, states, item)) else None
 
     def _due_keys(self, up_to: str) -> Iterator[Key]:
         last = ("due_at", up_to)
@@ -508,7 +464,7 @@ class Jobs:
             for shard in range(DUE_SHARDS)
         ]
         for item in heapq.merge(*shards, key=lambda item: str(item["due_at"])):
-            yield _key_of(item)
+            yield Key.of(item)
 
     def _read(self, keys: Iterable[Key]) -> Iterator[Due]:
         for some in batched(keys, _READ_AT_ONCE, strict=False):
@@ -555,17 +511,9 @@ class Jobs:
         if announced.state is not None:
             condition += " AND #state = :announced"
             values[":announced"] = announced.state
-        return self._try(Update(key, expression, condition, values))
+        return wrote(self._table, Update(key, expression, condition, values))
 
     # ---------------------------------------------------------------------------------------- items
-
-    def _try(self, write: Put | Update) -> bool:
-        """Write, and tell whether the row was as wanted."""
-        try:
-            self._table.write(write)
-        except ConditionFailedError:
-            return False
-        return True
 
     def _job_item(self, job: Job, born: datetime) -> Item:
         return job.model_dump(mode="json", exclude_none=True) | {"expires_at": self._expiry(born)}
@@ -588,11 +536,6 @@ def _few_connections(keys: Iterable[Key]) -> Iterator[Key]:
             yield key
 
 
-def _key_of(item: Item) -> Key:
-    """Give the key of an item of an index."""
-    return Key(item["sk"], item["pk"].removeprefix(f"{item['sk']}#"))
-
-
 def _note(connection_id: str, completion: Completion) -> Update:
     """Note with a connection how a job of it ended.
 
@@ -613,15 +556,21 @@ def _note(connection_id: str, completion: Completion) -> Update:
                 {":suspended": ConnectionState.LOGIN_REQUIRED.value},
             )
     return Update(
-        _connection_key(connection_id),
+        Key("CONNECTION", connection_id),
         set_expression(changes),
         condition,
         values | values_of(changes),
     )
 
 
-def _connection_key(connection_id: str) -> Key:
-    return Key("CONNECTION", connection_id)
+def _key_of(row: Job | RequestRecord | FetchRange) -> Key:
+    match row:
+        case Job():
+            return _job_key(row.job_execution_id)
+        case RequestRecord():
+            return _request_key(row.request_id)
+        case FetchRange():
+            return Key("RANGE", row.plan.range_id)
 
 
 def _request_key(request_id: str) -> Key:

@@ -22,7 +22,7 @@ from cobalt_relay.adapters.layout import (
     range_item,
     range_of,
 )
-from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table, Update
+from cobalt_relay.adapters.table import Key, Put, Table, wrote
 from cobalt_relay.models import (
     RANGE_MOVES,
     FetchRange,
@@ -60,8 +60,8 @@ class Ranges:
         listed = self._table.keys_of_index(
             "by_connection", ("connection_id", connection_id), backwards=True
         )
-        for item in listed:
-            found = self.get(item["pk"].removeprefix("RANGE#")) if item["sk"] == "RANGE" else None
+        for key in map(Key.of, listed):
+            found = self.get(key.id) if key.kind == "RANGE" else None
             if found:
                 yield found
 
@@ -74,7 +74,7 @@ class Ranges:
         item["expires_at"] = int((now + self._retention).timestamp())
         item["fingerprint"] = fingerprint
         holds = [holding(plan.range_id, fingerprint, now, hold)] if hold else []
-        return self._try(Put(_key(plan.range_id), item), *holds)
+        return wrote(self._table, Put(_key(plan.range_id), item), *holds)
 
     def held_by(self, hold: Hold) -> tuple[str, str] | None:
         """Tell which range has a hold, and what it asks; None where none has."""
@@ -85,13 +85,13 @@ class Ranges:
         """Note that all pieces are in the queue."""
         changes = {"queued": True, "due_at": iso(look)}
         states = before(RANGE_MOVES, RangeState.COMPLETED)
-        self._try(move(_key(range_id), states, changes))
+        wrote(self._table, move(_key(range_id), states, changes))
 
     def note_piece(self, range_id: str, piece: int, note: PieceNote) -> None:
         """Note which request or job a piece became, or why it became none."""
         changes = {piece_name(piece): note_of(note)}
         states = before(RANGE_MOVES, RangeState.COMPLETED)
-        self._try(move(_key(range_id), states, changes))
+        wrote(self._table, move(_key(range_id), states, changes))
 
     def end(
         self, found: FetchRange, outcomes: Sequence[PieceOutcome], now: datetime
@@ -108,7 +108,9 @@ class Ranges:
             "looks": 0,
             **announcement(found.plan.range_id, iso(now), now + _ANNOUNCE_LOOK),
         }
-        if not self._try(move(_key(found.plan.range_id), before(RANGE_MOVES, state), changes)):
+        if not wrote(
+            self._table, move(_key(found.plan.range_id), before(RANGE_MOVES, state), changes)
+        ):
             return None
         return found.model_copy(
             update={
@@ -133,14 +135,7 @@ class Ranges:
             "expires_at": int((until + timedelta(hours=1)).timestamp()),
         }
         condition = "attribute_not_exists(pk) OR paused_until < :until"
-        self._try(Put(_PAUSE, item, condition, {":until": iso(until)}))
-
-    def _try(self, *writes: Put | Update) -> bool:
-        try:
-            self._table.write(*writes)
-        except ConditionFailedError:
-            return False
-        return True
+        wrote(self._table, Put(_PAUSE, item, condition, {":until": iso(until)}))
 
 
 def _key(range_id: str) -> Key:

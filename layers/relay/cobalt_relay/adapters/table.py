@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
@@ -48,6 +48,11 @@ class Key:
     def attributes(self) -> Item:
         """Give the key's attributes."""
         return {"pk": f"{self.kind}#{self.id}", "sk": self.kind}
+
+    @classmethod
+    def of(cls, item: Item) -> Self:
+        """Give the key of an item, or of what an index holds of it."""
+        return cls(item["sk"], item["pk"].removeprefix(f"{item['sk']}#"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +226,15 @@ class Table:
 
     def _deserialize(self, item: Mapping[str, Any]) -> Item:
         return {name: self._deserializer.deserialize(value) for name, value in item.items()}
+
+
+def wrote(table: Table, *writes: Write) -> bool:
+    """Do all of the writes or none; False where another state was met."""
+    try:
+        table.write(*writes)
+    except ConditionFailedError:
+        return False
+    return True
 
 
 def _failed_conditions(error: ClientError) -> list[bool]:

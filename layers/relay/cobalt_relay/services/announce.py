@@ -34,12 +34,7 @@ class Announcer:
 
     def resume(
         self, announced: Announced, event: RelayEvent, next_look: datetime | None = None
-    ) -> bool:
-        """Announce what is open and what no rival is announcing at this moment.
-
-        Tells whether that was done here.
-        """
-        if not self._rows.take_announcement(announced, self._now()):
-            return False
-        self.announce(announced, event, next_look)
-        return True
+    ) -> None:
+        """Announce what is open and what no rival is announcing at this moment."""
+        if self._rows.take_announcement(announced, self._now()):
+            self.announce(announced, event, next_look)
