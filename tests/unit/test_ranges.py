@@ -39,6 +39,7 @@ from tests.unit.conftest import (
     queue_event,
     range_event,
 )
+from tests.unit.fakes import FakeRanges, FakeTable
 
 DAYS = {"start_date": "2025-01-06", "end_date": "2025-01-15"}
 CONNECTION = connection_id_of("token-1")
@@ -409,3 +410,16 @@ def test_window_has_equal_parts() -> None:
     window = Window.parse("2025-01-01", "2025-01-08")
 
     assert [part.days_between + 1 for part in window.parts(7)] == [4, 4]
+
+
+def test_range_outlives_its_deadline_when_results_are_kept_for_a_day(world: World) -> None:
+    """Its end is announced at the deadline, maybe later: the row must be there then."""
+    accepted(world)
+    found = the_range(world)
+    ranges = FakeRanges(FakeTable(), retention=timedelta(days=1))
+
+    ranges.create(found)
+
+    a_day_later = found.plan.deadline + timedelta(days=1)
+    assert ranges.get(found.plan.range_id, a_day_later)
+    assert not ranges.get(found.plan.range_id, a_day_later + timedelta(days=1))

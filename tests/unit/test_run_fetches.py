@@ -112,6 +112,13 @@ def test_message_is_put_off_when_its_time_has_not_come(known: World) -> None:
     assert put_off(known) == [2400]
 
 
+def test_nothing_is_read_when_a_message_comes_too_early(known: World) -> None:
+    known.ranges.fail("get", TableFault())
+
+    assert run(a_work(not_before=MOMENT + timedelta(minutes=40))) == []
+    assert put_off(known) == [2400]
+
+
 def test_message_is_put_off_when_the_run_has_no_time_left(known: World) -> None:
     again = run(a_work(), remaining_seconds=29.0)
 
@@ -126,6 +133,15 @@ def test_second_piece_waits_when_the_robot_is_at_the_first(known: World) -> None
     [seconds] = put_off(known)
     assert 20 <= seconds <= 45
     assert known.queue.sent[0].piece == 1
+
+
+def test_piece_is_noted_once_when_the_robot_stays_busy(known: World) -> None:
+    run(a_work(0), a_work(1))
+    known.ranges.fail("note_piece", TableFault())
+
+    assert run(a_work(1)) == []
+    assert [work.piece for work in known.queue.sent] == [1, 1]
+    assert the_range(known).pieces[1].request_id == a_work(1).request_id(0)
 
 
 def test_second_piece_is_fetched_when_the_first_has_ended(known: World) -> None:
@@ -318,6 +334,8 @@ def test_pause_is_bounded_when_cobalt_asks_for_a_day(known: World) -> None:
     until = known.ranges.paused_until()
     assert until
     assert until - known.clock() == timedelta(minutes=15)
+    [(_, hidden)] = known.queue.hidden
+    assert hidden == 900
 
 
 def test_failure_is_told_once_when_the_tries_are_spent(known: World) -> None:

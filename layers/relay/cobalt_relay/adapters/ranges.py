@@ -24,6 +24,7 @@ from cobalt_relay.adapters.layout import (
 )
 from cobalt_relay.adapters.table import Key, Put, Table, wrote
 from cobalt_relay.models import (
+    RANGE_LIFE,
     RANGE_MOVES,
     FetchRange,
     Hold,
@@ -36,6 +37,8 @@ from cobalt_relay.models import (
 
 FIRST_LOOK = timedelta(minutes=10)
 """When the reconciler looks at a range whose pieces are queued; it ends by itself as a rule."""
+AFTERWARDS = timedelta(days=2)
+"""How long a range is kept beyond its deadline at least: its end is announced then."""
 UNQUEUED_LOOK = timedelta(minutes=2)
 """When it looks at one that may not have been queued whole: later than any call can take."""
 _ANNOUNCE_LOOK = timedelta(minutes=1)
@@ -47,7 +50,7 @@ class Ranges:
 
     def __init__(self, table: Table, retention: timedelta) -> None:
         self._table = table
-        self._retention = retention
+        self._kept = max(retention, RANGE_LIFE + AFTERWARDS)
 
     def get(self, range_id: str, now: datetime | None = None) -> FetchRange | None:
         """Read a range; None where there is none, or where its time is over."""
@@ -71,7 +74,7 @@ class Ranges:
         item = range_item(found) | due_attributes(
             plan.range_id, now + (FIRST_LOOK if found.queued else UNQUEUED_LOOK)
         )
-        item["expires_at"] = int((now + self._retention).timestamp())
+        item["expires_at"] = int((now + self._kept).timestamp())
         item["fingerprint"] = fingerprint
         holds = [holding(plan.range_id, fingerprint, now, hold)] if hold else []
         return wrote(self._table, Put(_key(plan.range_id), item), *holds)

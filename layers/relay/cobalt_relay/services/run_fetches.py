@@ -163,14 +163,14 @@ class RunFetches:
         now = self._now()
         if seconds_left < SECONDS_PER_FETCH:
             raise _PutOff(now + NO_TIME_PAUSE, "out_of_time")
+        if now < min(work.not_before, work.plan.deadline):
+            raise _PutOff(work.not_before, "too_early")
         found = self._ranges.get(work.plan.range_id)
         if found and found.state is not RangeState.ACCEPTED and not work.round:
             return
         if now >= work.plan.deadline:
-            self._give_up(work, OutOfTime())
+            self._give_up(work, found, OutOfTime())
             return
-        if now < work.not_before:
-            raise _PutOff(work.not_before, "too_early")
         paused_until = self._ranges.paused_until()
         if paused_until and now < paused_until:
             raise _PutOff(paused_until + BUSY_PAUSE * random.uniform(0, 1), "paused")  # noqa: S311
@@ -181,12 +181,13 @@ class RunFetches:
                 return
             token = self._connections.token(connection_id)
         except (ConnectionSuspended, UnknownConnection) as error:
-            self._give_up(work, error)
+            self._give_up(work, found, error)
             return
         if not found:
             self._ranges.create(FetchRange(plan=work.plan, state=RangeState.ACCEPTED, queued=True))
-        request_id = work.request_id(attempt)
-        self._note(work, PieceNote(request_id=request_id))
+        note = PieceNote(request_id=work.request_id(attempt))
+        if not found or found.pieces.get(work.piece) != note:  # it may have found the robot busy
+            self._note(work, note)
         order = PieceOrder(
             range_id=work.plan.range_id,
             robots=self._robots,
@@ -267,16 +268,16 @@ class RunFetches:
         self, work: FetchWork, message: Message, error: RelayError, attempt: int
     ) -> None:
         """Let a message that Cobalt did not take come again later; rest, where Cobalt says so."""
-        wish = _wish_of(error, self._now())
-        if isinstance(error, RateLimited) or wish:
-            pause = min(wish or DEFAULT_PAUSE, MOST_PAUSE)
-            self._ranges.pause(self._now() + pause)
+        now = self._now()
+        pause = _pause_after(error, now)
+        if pause:
+            self._ranges.pause(now + pause)
             count("QueuePaused")
         if attempt + 1 >= MOST_ATTEMPTS:
             self._gather.gather_soon(work.plan.range_id)
         backoff = min(RETRY_SECONDS * 2**attempt, MOST_RETRY_SECONDS)
         seconds = backoff * random.uniform(0.75, 1.25)  # noqa: S311 - only to part the messages
-        self._queue.hide(message.receipt, max(seconds, wish.total_seconds() if wish else 0))
+        self._queue.hide(message.receipt, max(seconds, pause.total_seconds()))
 
     def _forget_token(self, work: FetchWork, connection_id: str) -> None:
         """Read the token anew, for the next message is not to use one that may be gone."""
@@ -288,11 +289,11 @@ class RunFetches:
     def _note(self, work: FetchWork, note: PieceNote) -> None:
         self._ranges.note_piece(work.plan.range_id, work.piece, note)
 
-    def _give_up(self, work: FetchWork, error: RelayError) -> None:
+    def _give_up(self, work: FetchWork, found: FetchRange | None, error: RelayError) -> None:
         """End a piece that comes to no request, and announce it: nobody waits for an answer."""
         count("PieceGivenUp")
         logger.warning("piece_given_up", extra={**_ids(work), "error_code": error.code})
-        if not self._ranges.get(work.plan.range_id):
+        if not found:
             self._ranges.create(FetchRange(plan=work.plan, state=RangeState.ACCEPTED, queued=True))
         self._bus.publish(
             AppointmentFetchFailed(
@@ -315,6 +316,14 @@ class RunFetches:
 def _may_be_repeated(asked: RequestRecord) -> bool:
     """Whether Cobalt surely did not begin, and may do so at another attempt."""
     return asked.state is RequestState.FAILED and asked.refused_as in _RETRYABLE
+
+
+def _pause_after(error: RelayError, now: datetime) -> timedelta:
+    """Tell for how long the queue rests: as Cobalt wishes, within a limit, or not at all."""
+    wish = _wish_of(error, now)
+    if not wish and not isinstance(error, RateLimited):
+        return timedelta(0)
+    return min(wish or DEFAULT_PAUSE, MOST_PAUSE)
 
 
 def _wish_of(error: RelayError, now: datetime) -> timedelta | None:
