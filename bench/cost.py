@@ -26,13 +26,20 @@ PUT_OFFS = 2.0
 """Of a second piece that finds the robot at the first: a fetch takes a minute or two."""
 
 PLAN_CALLS_A_CONNECTION = {"reads": 1.0, "messages": PIECES}
-PIECE_WRITES = 2 * (3 + 3) + 2
-"""A transaction costs each of its rows twice: request, flight and robot, then job, request, and the
-indexes they are in; the range's own row and its note."""
-PIECE_READS = 9
-WEBHOOK_WRITES = 2 * 3 + 2
-"""Event, job and connection in one transaction; the announcement is closed in another write."""
-WEBHOOK_READS = 2 * 2
+UNITS_A_ROW = 2
+"""Every write is a transaction, which costs each of its rows twice, also where it fails."""
+RANGE_ROWS = 3
+"""Written when its first piece begins, when its last one has ended, when that is announced."""
+PIECE_ROWS = 6
+"""The range's note of it; request, flight and robot; job and request."""
+WEBHOOK_ROWS = 4
+"""Event, job and connection; the job again, when its end is announced."""
+PUT_OFF_ROWS = 3
+"""Request, flight and robot, which another fetch has."""
+RANGE_INDEXED, PIECE_INDEXED = 5, 7
+"""Writes of indexes: into `due` and `by_connection`, from one place in `due` to another (two), out
+of it; a piece has a request that goes in and out besides."""
+PIECE_READS, WEBHOOK_READS, PUT_OFF_READS = 8, 5, 11
 LOG_LINES, LOG_LINE_BYTES = 8, 500
 
 
@@ -68,9 +75,10 @@ def month(connections: int) -> Month:
         "reconcile": minutes * 0.3 * 1.0,
     }
     requests = pieces + runs + DAYS_A_MONTH + minutes
-    writes = pieces * (PIECE_WRITES + WEBHOOK_WRITES)
+    rows = pieces * (PIECE_ROWS + WEBHOOK_ROWS) + fetches * RANGE_ROWS + put_offs * PUT_OFF_ROWS
+    writes = UNITS_A_ROW * rows + pieces * PIECE_INDEXED + fetches * RANGE_INDEXED
     reads = float(pieces * (PIECE_READS + WEBHOOK_READS) + fetches)
-    reads += put_offs * 3 + minutes * 4
+    reads += put_offs * PUT_OFF_READS + minutes * 4
     queue = pieces / 10 + put_offs + 2 * runs + _polls(minutes)
     lines = {
         "Lambda": sum(seconds.values()) * PRICES["lambda_gb_second"]

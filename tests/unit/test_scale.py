@@ -17,6 +17,26 @@ from tests.unit.test_run_fetches import TOKEN, a_work
 MEBI = 1024 * 1024
 
 
+@pytest.fixture
+def counted(world: World, monkeypatch: pytest.MonkeyPatch) -> Counter[str]:
+    """Calls of the table, and their rows: a transaction costs each of its rows."""
+    table, counted = world.jobs.table, Counter[str]()
+    get, write = table.get, table.write
+
+    def reads(*keys: Any) -> Any:
+        counted.update(calls_to_read=1, reads=len(keys))
+        return get(*keys)
+
+    def writes(*rows: Any) -> None:
+        counted.update(calls_to_write=1, writes=len(rows))
+        counted.update(puts=sum(isinstance(row, Put) for row in rows))
+        write(*rows)
+
+    monkeypatch.setattr(table, "get", reads)
+    monkeypatch.setattr(table, "write", writes)
+    return counted
+
+
 @pytest.mark.parametrize("connections", [1, 1_001, 2_500])
 def test_calls_are_counted_when_a_fleet_is_planned(
     connections: int, logged: Callable[[], str]
@@ -40,24 +60,10 @@ def test_memory_does_not_grow_with_the_fleet(logged: Callable[[], str]) -> None:
 
 
 def test_calls_of_a_piece_are_those_that_the_costs_are_made_of(
-    world: World, monkeypatch: pytest.MonkeyPatch
+    world: World, counted: Counter[str]
 ) -> None:
-    """Rows and not just calls: a transaction costs each of its rows."""
     world.connections.add(TOKEN)
-    table, counted = world.jobs.table, Counter[str]()
-    get, write = table.get, table.write
-
-    def reads(*keys: Any) -> Any:
-        counted.update(calls_to_read=1, reads=len(keys))
-        return get(*keys)
-
-    def writes(*rows: Any) -> None:
-        counted.update(calls_to_write=1, writes=len(rows))
-        counted.update(puts=sum(isinstance(row, Put) for row in rows))
-        write(*rows)
-
-    monkeypatch.setattr(table, "get", reads)
-    monkeypatch.setattr(table, "write", writes)
+    counted.clear()
 
     run_fetches(queue_event(a_work()), LambdaContextStub())
     first = dict(counted)
@@ -67,12 +73,32 @@ def test_calls_of_a_piece_are_those_that_the_costs_are_made_of(
     assert len(world.cobalt.calls) == 1
     assert first == {
         "calls_to_read": 4,
-        "reads": cost.PIECE_READS - 1,
+        "reads": cost.PIECE_READS,
         "calls_to_write": 4,
-        "writes": 7,  # the range, its note; request, flight, robot; job, request
+        "writes": 1 + cost.PIECE_ROWS,  # the range is written with its first piece
         "puts": 5,
     }
-    assert counted["writes"] - 1 <= cost.WEBHOOK_WRITES / 2
+    assert (counted["reads"], counted["writes"]) == (cost.WEBHOOK_READS, cost.WEBHOOK_ROWS)
+
+
+def test_calls_of_a_put_off_are_those_that_the_costs_are_made_of(
+    world: World, counted: Counter[str]
+) -> None:
+    world.connections.add(TOKEN)
+    for each in (a_work(0), a_work(1)):
+        run_fetches(queue_event(each), LambdaContextStub())
+    counted.clear()
+
+    run_fetches(queue_event(a_work(1)), LambdaContextStub())
+
+    assert len(world.cobalt.calls) == 1
+    assert counted == {
+        "calls_to_read": 7,
+        "reads": cost.PUT_OFF_READS,
+        "calls_to_write": 1,
+        "writes": cost.PUT_OFF_ROWS,
+        "puts": 3,
+    }
 
 
 def test_a_connection_costs_less_in_a_larger_fleet() -> None:
