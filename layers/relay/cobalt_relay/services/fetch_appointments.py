@@ -169,7 +169,7 @@ class FetchAppointments:
         flight = self._flight(request)
         hold = flight
         if idempotency_key is not None:
-            hold = _hold_of_key(request, access_token, idempotency_key)
+            hold = hold_of_key(request.requested_at, access_token, idempotency_key)
         started = self._enter(request, hold, _robots(request, piece.robots) if piece else [])
         if started:
             return started
@@ -446,14 +446,13 @@ def _keeps_robot(holder: Holder) -> bool:
     return job is None or job.state is JobState.ACCEPTED
 
 
-def _hold_of_key(request: Request, access_token: str, idempotency_key: str) -> Hold:
-    """Name a key without telling it: a caller may have put anything into it.
+def hold_of_key(now: datetime, *parts: str) -> Hold:
+    """Name an idempotency key without telling it: a caller may have put anything into it.
 
-    An MRN, for one, which could be found out by trying them all: hence the token.
+    An MRN, for one, which could be found out by trying them all: so the token is another part.
     """
-    text = f"{access_token}\n{idempotency_key}"
-    name = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    return Hold("IDEMPOTENCY", name, request.requested_at + KEY_LIFE)
+    name = hashlib.sha256("\n".join(parts).encode(errors="surrogatepass")).hexdigest()
+    return Hold("IDEMPOTENCY", name, now + KEY_LIFE)
 
 
 _REFUSALS: dict[str, type[UpstreamRefusal]] = {

@@ -4,7 +4,6 @@ A token that is new here is shown to Cobalt first, so that a wrong one is told a
 whose queueing was cut off is queued by the reconciler: so once it is on record, it is not lost.
 """
 
-import hashlib
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import uuid4
@@ -22,6 +21,7 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.anew import anew_where_refused
+from cobalt_relay.services.fetch_appointments import hold_of_key
 from cobalt_relay.services.ports import (
     AskSettings,
     CredentialStore,
@@ -30,7 +30,6 @@ from cobalt_relay.services.ports import (
     WorkQueue,
 )
 
-KEY_LIFE = timedelta(hours=24)
 PIECE_SPACING = timedelta(seconds=15)
 """How far apart the pieces of a range come up; one that finds the robot busy looks again later."""
 NEXT_LOOK = timedelta(minutes=10)
@@ -79,7 +78,9 @@ class FetchRanges:
         )
         found = FetchRange(plan=plan, state=RangeState.ACCEPTED, request_id=request_id)
         fingerprint = request.fingerprint(access_token)
-        hold = _hold(access_token, idempotency_key, now) if idempotency_key is not None else None
+        hold = None
+        if idempotency_key is not None:
+            hold = hold_of_key(now, "range", access_token, idempotency_key)
         self._keep(connection_id, access_token)
         if not self._ranges.create(found, fingerprint, hold):
             found = self._known(hold, fingerprint)
@@ -118,9 +119,3 @@ class FetchRanges:
         if found is None:
             raise TableFault
         return found
-
-
-def _hold(access_token: str, idempotency_key: str, now: datetime) -> Hold:
-    text = f"range\n{access_token}\n{idempotency_key}"
-    name = hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()
-    return Hold("IDEMPOTENCY", name, now + KEY_LIFE)
