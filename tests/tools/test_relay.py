@@ -33,6 +33,7 @@ from cobalt_relay.models import (
     WebhookRegistration,
     Window,
     connection_id_of,
+    in_days,
 )
 from tools.relay import doctor, fetch, output, rows, schedules
 from tools.relay.app import app, explained, run
@@ -291,7 +292,7 @@ def test_heir_is_meant_when_a_connection_was_replaced() -> None:
 def test_days_are_those_of_the_calendar(asked: Asked, first: str, last: str) -> None:
     days = fetch._days(cast("Any", None), Output(), asked, ROW)
 
-    assert days == (date.fromisoformat(first), date.fromisoformat(last))
+    assert days == Window.parse(first, last)
 
 
 @pytest.mark.parametrize(("said", "offset"), [("today", 0), ("0", 0), ("tomorrow", 1), ("-1", -1)])
@@ -310,6 +311,7 @@ def test_today_is_the_clinics_own(said: str, offset: int) -> None:
         Asked("c", start="20260302", end="2026-03-04"),
         Asked("c", first="soon"),
         Asked("c", first="2026-03-02", days=1),
+        Asked("c", first="9999-12-30"),
     ],
 )
 def test_days_are_refused_when_they_are_none(asked: Asked) -> None:
@@ -326,7 +328,7 @@ def test_range_is_asked_for_when_cobalt_takes_less_at_once(
 ) -> None:
     mode = "provider" if providers else "date_range"
     asked = Asked("c", search_by=mode, provider_ids=("7",) * providers)
-    span = fetch.Days(date(2026, 3, 2), date(2026, 3, 2) + timedelta(days=days - 1))
+    span = in_days(date(2026, 3, 2), 0, days)
 
     assert fetch._is_long(asked, span) is is_long
 
@@ -613,3 +615,11 @@ def test_check_is_skipped_when_an_earlier_one_found_its_cause(patient: Patient) 
 
 def _refuse(_: ClientCredentials) -> WebhookRegistration:
     raise AccessTokenRefused
+
+
+@pytest.mark.parametrize(("age", "statuses"), [(1, ["ok", "warning"]), (31, ["ok"])])
+def test_warning_of_a_password_is_told_for_a_month(age: int, statuses: list[str]) -> None:
+    warned_at = datetime.now(UTC) - timedelta(days=age)
+    patient = Patient(found_in(ROW.model_copy(update={"password_warning_at": warned_at})), days=1)
+
+    assert [status for status, _ in found(patient.connections)] == statuses

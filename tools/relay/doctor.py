@@ -50,6 +50,8 @@ QUEUES = {
     "EventFailuresUrl": "events that were not delivered",
     "FetchFailuresUrl": "fetches that failed",
 }
+WARNED_FOR = timedelta(days=30)
+"""How long Cobalt's warning of a password is told: nothing says when the password has changed."""
 MOST_NAMED = 5
 
 OK, WARNING, FAILED, SKIPPED = "ok", "warning", "failed", "skipped"
@@ -383,7 +385,8 @@ class Patient:
                 f"without time zone: {_named(without)}",
                 "Set it with Cobalt (POST /v1/settings): until then DefaultTimezone counts.",
             )
-        warned = [each for each in found if each.password_warning_at]
+        since = utc_now() - WARNED_FOR
+        warned = [each for each in found if (each.password_warning_at or since) > since]
         if warned:
             yield Finding(
                 "connections",

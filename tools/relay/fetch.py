@@ -10,19 +10,22 @@ import os
 import re
 import time
 from collections.abc import Iterable
+from contextlib import suppress
 from datetime import date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
-from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 import requests
 
-from cobalt_relay.errors import RelayError
+from cobalt_relay.clinic_time import today, zone_named
+from cobalt_relay.errors import InvalidDateFormat, RelayError
 from cobalt_relay.models import (
     MAX_PROVIDER_WINDOW_DAYS,
     MAX_WINDOW_DAYS,
     Connection,
+    Window,
+    in_days,
     utc_now,
 )
 from tools.relay import jobs, rows
@@ -37,7 +40,6 @@ TRIES = 5
 """Looks at a job that may fail one after the other before the waiting ends."""
 DAYS = {"today": 0, "tomorrow": 1, "yesterday": -1}
 _OFFSET = re.compile(r"[+-]?\d{1,4}", re.ASCII)
-_ISO_DAY = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 _FORMULA = ("=", "@", "\t", "\r")
 _NUMBER = re.compile(r"[+-][\d\s().-]*", re.ASCII)
 
@@ -72,13 +74,6 @@ class Wanted(NamedTuple):
     wait: bool = True
 
 
-class Days(NamedTuple):
-    """The first and the last day of a fetch."""
-
-    first: date
-    last: date
-
-
 def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) -> None:
     """Start it, wait for it, and show what came."""
     _check(asked, wanted)
@@ -94,7 +89,7 @@ def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) 
             output.say(f"{job} has begun. `relay jobs watch {job}` waits for it.")
         return
     if not output.as_json:
-        output.note(f"{job}: {days.first} to {days.last}")
+        output.note(f"{job}: {days.start_date} to {days.end_date}")
     report = _await(api, output, job)
     appointments = _appointments(deployment, report)
     _deliver(output, report, appointments, wanted)
@@ -120,70 +115,64 @@ def _check(asked: Asked, wanted: Wanted) -> None:
         raise WrongUsage("no_folder", "The folder of the file is not there.")
 
 
-def _days(deployment: Deployment, output: Output, asked: Asked, row: Connection) -> Days:
+def _days(deployment: Deployment, output: Output, asked: Asked, row: Connection) -> Window:
     if asked.start and asked.end:
-        first, last = _iso_day(asked.start), _iso_day(asked.end)
+        window = _window(asked.start, asked.end)
     else:
         first = _first_day(deployment, output, asked.first, row)
-        last = first + timedelta(days=asked.days - 1)
+        try:
+            window = in_days(first, 0, asked.days)
+        except OverflowError:
+            raise WrongUsage("days", "The calendar ends with the year 9999.") from None
     least = 0 if asked.search_by == "provider" else 1
-    if (last - first).days < least:
+    if window.days_between < least:
         raise WrongUsage("days", "The last day must come after the first: ask for 2 days or more.")
-    return Days(first, last)
+    return window
 
 
 def _first_day(deployment: Deployment, output: Output, said: str, row: Connection) -> date:
-    if _ISO_DAY.fullmatch(said):
-        return _iso_day(said)
     offset = DAYS.get(said.lower())
     if offset is None and _OFFSET.fullmatch(said):
         offset = int(said)
     if offset is None:
-        raise WrongUsage("days", "A day is today, tomorrow, a number from today, or 2026-03-02.")
+        return _window(said, said).start_date
     return _today(deployment, output, row) + timedelta(days=offset)
 
 
-def _iso_day(said: str) -> date:
+def _window(first: str, last: str) -> Window:
     try:
-        if _ISO_DAY.fullmatch(said):
-            return date.fromisoformat(said)
-    except ValueError:
-        pass
-    raise WrongUsage("days", "A day of the calendar is written as 2026-03-02.")
+        return Window.parse(first, last)
+    except InvalidDateFormat:
+        raise WrongUsage(
+            "days",
+            "A day is written as 2026-03-02; --from also takes today, tomorrow, yesterday, or a"
+            " number from today.",
+        ) from None
 
 
 def _today(deployment: Deployment, output: Output, row: Connection) -> date:
     """Give the day that it is where the clinic is."""
-    zone = row.time_zone
-    if zone is None:
-        try:
+    name = row.time_zone
+    if name is None:
+        with suppress(RelayError):
             token = deployment.connections.token(row.connection_id)
-            zone = deployment.cobalt.settings_of(deployment.credentials(), token).time_zone
-        except RelayError:
-            zone = None
-    try:
-        return datetime.now(ZoneInfo(zone)).date() if zone else _utc_today(output)
-    except (ZoneInfoNotFoundError, ValueError):
-        return _utc_today(output)
-
-
-def _utc_today(output: Output) -> date:
+            name = deployment.cobalt.settings_of(deployment.credentials(), token).time_zone
+    zone = zone_named(name or "")
+    if zone:
+        return today(utc_now(), zone)
     output.note("The clinic's time zone is not known: today is UTC's.", style="yellow")
     return utc_now().date()
 
 
-def _is_long(asked: Asked, days: Days) -> bool:
-    between = (days.last - days.first).days
+def _is_long(asked: Asked, days: Window) -> bool:
     if asked.search_by == "date_range":
-        return between > MAX_WINDOW_DAYS
-    return between > (MAX_PROVIDER_WINDOW_DAYS if len(asked.provider_ids) == 1 else 0)
+        return days.days_between > MAX_WINDOW_DAYS
+    most = MAX_PROVIDER_WINDOW_DAYS if len(asked.provider_ids) == 1 else 0
+    return days.days_between > most
 
 
-def _body(asked: Asked, days: Days) -> dict[str, Any]:
-    body: dict[str, Any] = {
-        "start_date": days.first.isoformat(),
-        "end_date": days.last.isoformat(),
-    }
+def _body(asked: Asked, days: Window) -> dict[str, Any]:
+    body: dict[str, Any] = days.model_dump(mode="json")
     if asked.search_by == "provider":
         body |= {"search_by": "provider", "provider_ids": list(asked.provider_ids)}
     return body
@@ -287,11 +276,11 @@ def _appointments(deployment: Deployment, report: dict[str, Any]) -> list[dict[s
     """Give the appointments of a job, or of the pieces of a range that succeeded."""
     parts = report.get("pieces") or [report]
     ids = [part["job_execution_id"] for part in parts if part["status"] == jobs.GOOD]
+    _, kept = deployment.jobs.rows(job_ids=ids)
+    if len(kept) < len(ids):
+        raise NotFound("no_result", "The result is not kept any more.")
     found: list[dict[str, Any]] = []
-    for job_id in ids:
-        job = deployment.jobs.job(job_id, utc_now())
-        if job is None:
-            raise NotFound("no_result", "The result is not kept any more.")
+    for job in kept.values():
         data = rows.result_of(deployment, job).get("data")
         listed = data.get("appointments") if isinstance(data, dict) else None
         found += [each for each in listed or [] if isinstance(each, dict)]

@@ -6,7 +6,7 @@ from typing import Any, NoReturn
 import typer
 
 from cobalt_relay.adapters.table import Key
-from cobalt_relay.models import Job, JobReport, RangeReport, Window, utc_now
+from cobalt_relay.models import Job, JobReport, RangeReport, RequestRecord, Window, utc_now
 from cobalt_relay.services.gather_ranges import outcomes_of
 from tools.relay import rows
 from tools.relay.faults import ExitCode, FetchEnded, NotFound, WrongUsage
@@ -32,7 +32,8 @@ def show_all(
     with output.working("Reading ..."):
         found = rows.newest_jobs(deployment, wanted, state, most)
     if output.as_json:
-        output.document({"jobs": [_document(deployment, job) for job in found]})
+        asked, _ = deployment.jobs.rows(request_ids=_requests_of(*found))
+        output.document({"jobs": [_document(job, asked) for job in found]})
         return
     if not found:
         output.say("No such job.")
@@ -111,14 +112,15 @@ def read(deployment: Deployment, job_execution_id: str) -> dict[str, Any]:
     job = deployment.jobs.job(job_execution_id, utc_now())
     if job is None:
         raise NotFound("no_such_job", "There is no such job: see `relay jobs list`.")
-    return _document(deployment, job)
+    asked, _ = deployment.jobs.rows(request_ids=_requests_of(job))
+    return _document(job, asked)
 
 
 def _range(deployment: Deployment, range_id: str) -> dict[str, Any]:
     now = utc_now()
     found = deployment.ranges.get(range_id, now)
     if found is None:
-        raise NotFound("no_such_job", "There is no such range: see `relay jobs list`.")
+        raise NotFound("no_such_job", "There is no such range, or its time is over.")
     report = RangeReport.of(found, outcomes_of(found, deployment.jobs, now))
     return {
         **report.model_dump(mode="json"),
@@ -128,11 +130,14 @@ def _range(deployment: Deployment, range_id: str) -> dict[str, Any]:
     }
 
 
-def _document(deployment: Deployment, job: Job) -> dict[str, Any]:
-    asked = deployment.jobs.requested_at(job.request_id) if job.request_id else None
-    end = job.completion
+def _requests_of(*jobs: Job) -> list[str]:
+    return [job.request_id for job in jobs if job.request_id]
+
+
+def _document(job: Job, asked: dict[str, RequestRecord]) -> dict[str, Any]:
+    request, end = asked.get(job.request_id or ""), job.completion
     return {
-        **JobReport.of(job, asked).model_dump(mode="json"),
+        **JobReport.of(job, request.requested_at if request else None).model_dump(mode="json"),
         "connection_id": job.connection_id,
         "access_token_reference_id": end.access_token_reference_id if end else None,
         "request_id": job.request_id,

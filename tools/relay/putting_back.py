@@ -13,7 +13,6 @@ import typer
 
 from cobalt_relay.errors import RelayError
 from cobalt_relay.models import (
-    FetchWork,
     Job,
     JobState,
     RangePlan,
@@ -65,7 +64,7 @@ def _expired(
         if row.state == "replaced":
             continue
         jobs: list[Job] = []
-        for job in rows.jobs_of(deployment, row.connection_id):
+        for job in deployment.jobs.of_connection(row.connection_id, utc_now()):
             if job.deadline and job.deadline < since:
                 break  # the newest come first
             jobs.append(job)
@@ -129,12 +128,8 @@ def _again(deployment: Deployment, job: Job, *, dry_run: bool) -> dict[str, Any]
         request=RangeRequest(window=job.window),
         accepted_at=now,
     )
-    works = [
-        FetchWork(plan=plan, piece=number, not_before=now)
-        for number in range(len(plan.request.pieces))
-    ]
     try:
-        deployment.queue.send(works, now)
+        deployment.queue.send(plan.works(now), now)
     except RelayError as error:
         return told | {"stays": error.message}
     return told | {"outcome": f"queued again as {plan.range_id}"}

@@ -1,18 +1,14 @@
 """Connections and jobs as an operator looks for them."""
 
-from collections.abc import Iterator
-from itertools import batched, islice
+from itertools import islice
 from typing import Any
 
 from botocore.exceptions import ClientError
 
-from cobalt_relay.adapters.table import Key
 from cobalt_relay.models import Connection, Job, iso, utc_now
 from tools.relay.faults import NotFound, WrongUsage
 from tools.relay.session import Deployment
 
-READ_AT_ONCE = 100
-"""Keys of one BatchGetItem."""
 MOST_CANDIDATES = 10
 
 
@@ -69,46 +65,20 @@ def _pick(every: list[Connection], named: str) -> Connection:
     return candidates[0]
 
 
-def jobs_of(deployment: Deployment, connection_id: str) -> Iterator[Job]:
-    """Give a connection's jobs, the newest first; read page by page, as they are asked for."""
-    client, now = deployment.client("dynamodb"), utc_now()
-    pages = client.get_paginator("query").paginate(
-        TableName=deployment.output("TableName"),
-        IndexName="by_connection",
-        KeyConditionExpression="connection_id = :id",
-        ExpressionAttributeValues={":id": {"S": connection_id}},
-        ScanIndexForward=False,
-        PaginationConfig={"PageSize": READ_AT_ONCE},
-    )
-    keys = (item["pk"]["S"].partition("#") for page in pages for item in page["Items"])
-    ids = (name for kind, _, name in keys if kind == "JOB")
-    for some in batched(ids, READ_AT_ONCE, strict=False):
-        items = {
-            item["job_execution_id"]: item
-            for item in deployment.table.get(*(Key("JOB", each) for each in some))
-            if item and item["expires_at"] > now.timestamp()
-        }
-        yield from (read_job(items[each]) for each in some if each in items)
-
-
 def newest_jobs(
     deployment: Deployment, connection_ids: list[str], state: str | None, most: int
 ) -> list[Job]:
     """Give the newest jobs of some connections together."""
     found: list[Job] = []
+    now = utc_now()
     for connection_id in connection_ids:
-        wanted = (job for job in jobs_of(deployment, connection_id) if state in {None, job.state})
-        found += islice(wanted, most)
+        every = deployment.jobs.of_connection(connection_id, now)
+        found += islice((job for job in every if state in {None, job.state}), most)
     return sorted(found, key=_age, reverse=True)[:most]
 
 
 def _age(job: Job) -> str:
     return job.accepted_at.isoformat() if job.accepted_at else ""
-
-
-def read_job(item: dict[str, Any]) -> Job:
-    """Read a job's row."""
-    return Job.model_validate({name: item[name] for name in Job.model_fields if name in item})
 
 
 def result_of(deployment: Deployment, job: Job) -> dict[str, Any]:

@@ -11,30 +11,14 @@ from typing import Any, NamedTuple
 
 import requests
 
-from cobalt_relay.errors import (
-    AccessForbidden,
-    AccessTokenRefused,
-    RateLimited,
-    RequestRefused,
-    UpstreamBroken,
-    UpstreamRefusal,
-    UpstreamUnanswered,
-    UpstreamUnavailable,
-    UpstreamUnreachable,
-)
+from cobalt_relay.adapters.cobalt import failure_of, headers_of
+from cobalt_relay.errors import UpstreamUnanswered, UpstreamUnreachable
 from cobalt_relay.models import ClientCredentials, first_id, job_id_of, moment_of
 from tools.relay.session import Deployment
 
 TIMEOUT = (5, 30)
 PAGE_ROWS = 50
 MOST_PAGES = 40
-
-_REFUSALS: dict[int, type[UpstreamRefusal]] = {
-    400: RequestRefused,
-    401: AccessTokenRefused,
-    403: AccessForbidden,
-    429: RateLimited,
-}
 
 
 class FailedDelivery(NamedTuple):
@@ -54,11 +38,7 @@ class Upstream:
         self._base_url = deployment.settings.cobalt_base_url
         self._session = requests.Session()
         self._session.trust_env = False
-        self._headers = {
-            "client_id": credentials.client_id,
-            "client_secret": credentials.client_secret,
-            "Accept": "application/json",
-        }
+        self._headers = headers_of(credentials)
         self.clock: float | None = None
         """Cobalt's clock by its last answer, in seconds since 1970."""
 
@@ -117,10 +97,7 @@ class Upstream:
         status, answer = response.status_code, answer if isinstance(answer, dict) else {}
         if 200 <= status < 300 and answer.get("success") is not False:
             return answer
-        refusal = _REFUSALS.get(status)
-        if refusal:
-            raise refusal
-        raise UpstreamBroken if status >= 500 else UpstreamUnavailable
+        raise failure_of(status, None, answer)
 
 
 def _clock(said: str | None) -> float | None:

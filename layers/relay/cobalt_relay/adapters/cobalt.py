@@ -168,7 +168,7 @@ class Cobalt:
 
         Neither, where Cobalt has no settings for it. Raises as the fetch does.
         """
-        headers = _headers(credentials) | {"access_token": access_token}
+        headers = headers_of(credentials) | {"access_token": access_token}
         status, answer = self._ask("GET", "/v1/settings", headers, none_where=(404,))
         data = answer.get("data") if status != 404 else None
         if not isinstance(data, dict):
@@ -185,7 +185,7 @@ class Cobalt:
 
         Raises as the fetch does.
         """
-        _, answer = self._ask("GET", "/v1/webhook", _headers(credentials))
+        _, answer = self._ask("GET", "/v1/webhook", headers_of(credentials))
         first, listed = answer.get("webhook_url"), answer.get("webhook_urls")
         if answer.get("success") is False or (first is None and not isinstance(listed, list)):
             raise UpstreamMalformed
@@ -200,7 +200,7 @@ class Cobalt:
 
         Sent once. Raises as the fetch does; should the answer get lost, `webhook` knows the key.
         """
-        _, answer = self._ask("POST", "/v1/webhook", _headers(credentials), {"webhook_url": url})
+        _, answer = self._ask("POST", "/v1/webhook", headers_of(credentials), {"webhook_url": url})
         secret = _secret(answer.get("webhook_secret_key"))
         if secret is None:
             raise UpstreamMalformed
@@ -214,7 +214,7 @@ class Cobalt:
         The reference has it for one URL, the guide for all of them: Cobalt has one key per client.
         Sent once. Raises as the fetch does; should the answer get lost, `webhook` knows the key.
         """
-        headers = _headers(credentials)
+        headers = headers_of(credentials)
         status, answer = 404, dict[str, Any]()
         if registration_id is not None:
             path = f"/v1/webhook/{quote(registration_id, safe='')}/rotate-secret"
@@ -245,7 +245,7 @@ class Cobalt:
         answer = _json_object(said)
         if 200 <= status < 300 or status in none_where:
             return status, answer
-        raise _failure(status, _retry_after(retry_after), answer)
+        raise failure_of(status, _retry_after(retry_after), answer)
 
     def _fetch_once(
         self,
@@ -254,7 +254,7 @@ class Cobalt:
         request: FetchRequest,
         seconds: float,
     ) -> str:
-        headers = _headers(credentials) | {"access_token": access_token}
+        headers = headers_of(credentials) | {"access_token": access_token}
         status, retry_after, body = self._in_time(
             partial(self._send, "POST", "/v1/appointments/fetch", headers, request.to_cobalt()),
             seconds,
@@ -262,7 +262,7 @@ class Cobalt:
         answer = _json_object(body)
         if 200 <= status < 300:
             return _job_id(answer)
-        raise _failure(status, _retry_after(retry_after), answer)
+        raise failure_of(status, _retry_after(retry_after), answer)
 
     def _listed(
         self, credentials: ClientCredentials, query: dict[str, str]
@@ -299,12 +299,12 @@ class Cobalt:
                 status, retry_after, body = self._send(
                     "GET",
                     "/v1/webhook-events",
-                    _headers(credentials),
+                    headers_of(credentials),
                     query=query,
                     write=partial(_write, file, until),
                 )
                 if not 200 <= status < 300:
-                    raise _failure(status, _retry_after(retry_after), _json_object(body))
+                    raise failure_of(status, _retry_after(retry_after), _json_object(body))
                 if not file.tell():
                     raise UpstreamMalformed
                 file.flush()
@@ -366,7 +366,8 @@ class Cobalt:
             raise (UpstreamUnreachable if _was_not_sent(error) else UpstreamUnanswered) from error
 
 
-def _headers(credentials: ClientCredentials) -> dict[str, str]:
+def headers_of(credentials: ClientCredentials) -> dict[str, str]:
+    """Give the headers of every call."""
     return {
         "client_id": credentials.client_id,
         "client_secret": credentials.client_secret,
@@ -450,9 +451,10 @@ def _secret(value: object) -> str | None:
     return value if isinstance(value, str) and _SECRET.fullmatch(value) else None
 
 
-def _failure(
+def failure_of(
     status: int, retry_after: str | None, answer: dict[str, Any]
 ) -> UpstreamRefusal | UpstreamFault:
+    """Tell what an answer means that is no success."""
     refusal = _REFUSALS.get(status)
     if refusal:
         error = answer.get("error")
