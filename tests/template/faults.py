@@ -295,7 +295,7 @@ LISTED = (
         "rule-target-not-allowed",
         "events_may_be_sent_to_their_queues",
         put(
-            _statement("EventQueuesPolicy", "EventsAreSent")
+            _statement("EventLogPolicy", "EventsAreSent")
             + " > Condition > ArnEquals > aws:SourceArn",
             [{"Fn::GetAtt": ["EventBus", "Arn"]}],
         ),
@@ -964,7 +964,15 @@ OWN = (
     _fault(
         "queue-for-any-event",
         "queue_is_sent_to_by_our_events_alone events_may_be_sent_to_their_queues",
-        drop(_statement("EventQueuesPolicy", "EventsAreSent") + " > Condition"),
+        drop(_statement("EventLogPolicy", "EventsAreSent") + " > Condition"),
+    ),
+    _fault(
+        "queue-policy-of-two",
+        "policy_of_a_queue_names_that_queue_alone",
+        put(
+            _statement("FetchQueuePolicy", "RefusePlainHttp") + " > Resource",
+            [{"Fn::GetAtt": ["FetchQueue", "Arn"]}, {"Fn::GetAtt": ["FetchFailures", "Arn"]}],
+        ),
     ),
     _fault(
         "queue-plain-http",

@@ -126,6 +126,16 @@ def queue_refuses_plain_http(document: Document) -> Iterator[str]:
             yield queue
 
 
+@rule
+def policy_of_a_queue_names_that_queue_alone(document: Document) -> Iterator[str]:
+    """SQS takes no statement about several queues, so that the stack would not come up on AWS."""
+    for name, policy in document.of_type("AWS::SQS::QueuePolicy").items():
+        [queue, *others] = [target(each) for each in policy["Queues"]]
+        resources = [each["Resource"] for each in policy["PolicyDocument"]["Statement"]]
+        if others or any(isinstance(r, list) or target(r) != queue for r in resources):
+            yield name
+
+
 def _queue_statements(document: Document, queue: str) -> list[dict[str, Json]]:
     """Give the statements that are about a queue, of the policies that are put on it."""
     return [
