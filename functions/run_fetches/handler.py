@@ -14,7 +14,12 @@ from cobalt_relay.services.run_fetches import Message
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer which of the messages are to come again; the others are deleted."""
     messages = [
-        Message(record.message_id, record.receipt_handle, record.body)
+        Message(
+            record.message_id,
+            record.receipt_handle,
+            record.body,
+            int(record.attributes.approximate_receive_count),
+        )
         for record in SQSEvent(event).records
     ]
     again = bootstrap.run_fetches().run(

@@ -29,7 +29,7 @@ from cobalt_relay.models import (
     iso,
     utc_now,
 )
-from tests.integration.support import CALL_SECONDS, Item, Relay, eventually, work_for
+from tests.integration.support import CALL_SECONDS, Item, Relay, eventually, record_of, work_for
 from tests.integration.test_webhook import a_result, signed
 from tools.local import rotation
 from tools.local.eventlog import EventLog
@@ -445,7 +445,7 @@ class Flows:
 
     def run_fetches(self, work: FetchWork, receipt: str = "none") -> object:
         """Hand a message to the function as Lambda does; give the ids that are to come again."""
-        record = {"messageId": "", "receiptHandle": receipt, "body": work.model_dump_json()}
+        record = record_of(work.model_dump_json(), receipt=receipt)
         robot = f"ROBOT#{connection_id_of(self.stack.access_tokens['riverside'])}-0"
         for row in ("PAUSE#cobalt", robot):  # of tests and flows whose jobs were not to report
             self.relay.forget(row)

@@ -57,6 +57,16 @@ def work_for(connection_id: str, start: str, end: str) -> FetchWork:
     return FetchWork(plan=plan, piece=0, not_before=plan.accepted_at)
 
 
+def record_of(body: str, message_id: str = "", receipt: str = "none") -> Item:
+    """Give a message as Lambda hands it to `run_fetches` when it comes for the first time."""
+    return {
+        "messageId": message_id,
+        "receiptHandle": receipt,
+        "body": body,
+        "attributes": {"ApproximateReceiveCount": "1"},
+    }
+
+
 @dataclass(frozen=True)
 class Relay:
     """Calls of the deployed relay, and what it left in its table and bucket."""
@@ -109,8 +119,7 @@ class Relay:
     def run_fetches(self, *works: FetchWork) -> list[int]:
         """Hand messages to `run_fetches` as Lambda does; tell which of them are to come again."""
         records = [
-            {"messageId": str(number), "receiptHandle": "none", "body": work.model_dump_json()}
-            for number, work in enumerate(works)
+            record_of(work.model_dump_json(), str(number)) for number, work in enumerate(works)
         ]
         told = self.invoke("RunFetches", {"Records": records})
         return [int(each["itemIdentifier"]) for each in told["batchItemFailures"]]

@@ -22,7 +22,8 @@ AT_ONCE = {"days": 7, "spread_minutes": 0}
 
 @pytest.fixture
 def fleet(relay: Relay, stack: Stack) -> dict[str, str]:
-    """Two connections that registered themselves, by clinic; their robots have nothing to do."""
+    """Two connections that registered themselves, by clinic; nothing is queued or under way."""
+    stack.aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
     clinics = ("riverside", "lakeside")
     for clinic in clinics:
         answer = relay.fetch(WEEK, clinic=clinic)

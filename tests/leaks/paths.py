@@ -16,7 +16,7 @@ from urllib.parse import quote
 import requests
 
 from cobalt_relay.models import connection_id_of, utc_now
-from tests.integration.support import CALL_SECONDS, Relay, eventually, work_for
+from tests.integration.support import CALL_SECONDS, Relay, eventually, record_of, work_for
 from tests.leaks.canaries import DATE_OF_BIRTH, MRN, NAME, NOTE, PHONE, WORDING
 from tests.leaks.search import Text
 from tools.local.stack import Stack
@@ -391,7 +391,7 @@ class Run:
         self.stack.sandbox.add_fault("rate_limited", count=1, retry_after=60, message=QUOTE)
         bodies = [work.model_dump_json() for work in reversed(works)]
         records = [
-            {"messageId": str(number), "receiptHandle": NAME, "body": body}
+            record_of(body, str(number), NAME)
             for number, body in enumerate([*bodies, f'{{"{MRN}": "{PHONE}"}}', NOTE])
         ]
         self.invoke("RunFetches", {"Records": records})

@@ -279,7 +279,7 @@ def range_event(
     return api_event("/appointments/fetch/range", text, HEADERS if headers is None else headers)
 
 
-def queue_event(*bodies: str | FetchWork) -> dict[str, Any]:
+def queue_event(*bodies: str | FetchWork, receives: int = 1) -> dict[str, Any]:
     """Messages of the queue, as Lambda hands them on; their ids are their numbers."""
     return {
         "Records": [
@@ -287,7 +287,7 @@ def queue_event(*bodies: str | FetchWork) -> dict[str, Any]:
                 "messageId": str(number),
                 "receiptHandle": f"receipt-{number}",
                 "body": body if isinstance(body, str) else body.model_dump_json(),
-                "attributes": {"ApproximateReceiveCount": "1"},
+                "attributes": {"ApproximateReceiveCount": str(receives)},
                 "messageAttributes": {},
                 "eventSource": "aws:sqs",
                 "eventSourceARN": "arn:aws:sqs:us-east-1:000000000000:fetches",

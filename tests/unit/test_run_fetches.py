@@ -373,6 +373,17 @@ def test_others_are_fetched_when_one_message_fails(known: World) -> None:
     assert [job.connection_id for job in known.jobs.jobs.values()] == [other]
 
 
+@pytest.mark.parametrize(("receives", "hidden"), [(1, [("receipt-0", 30.0)]), (2, [])])
+def test_message_that_failed_comes_soon_once_and_then_in_the_queues_time(
+    known: World, receives: int, hidden: list[tuple[str, float]]
+) -> None:
+    known.ranges.fail("get", TableFault())
+
+    lambda_handler(queue_event(a_work(), receives=receives), LambdaContextStub())
+
+    assert known.queue.hidden == hidden
+
+
 @pytest.mark.parametrize("body", ["", "[]", "{}", a_work(7).model_dump_json()])
 def test_message_is_given_back_when_it_is_no_fetch(
     known: World, body: str, logged: Callable[[], str]

@@ -5,8 +5,8 @@
 * Cobalt's wish not to be asked for a while holds for the whole queue.
 * A message may come twice, at once or after its function died. Its attempts are requests of known
   names: one that is on record is not sent again, unless Cobalt surely did not begin.
-* What fails is given back, and comes again later; the queue counts that, and after some tries puts
-  the message where failures wait for an operator.
+* What fails is given back, and comes again: soon at first, later then. The queue counts that, and
+  after some tries puts the message where failures wait for an operator.
 """
 
 import random
@@ -77,11 +77,12 @@ _RETRYABLE = {"rate_limited", "upstream_unavailable", "upstream_unreachable"}
 
 @dataclass(frozen=True)
 class Message:
-    """A message as it came. `body` is JSON of a `FetchWork`."""
+    """A message as it came, for the first time or again. `body` is JSON of a `FetchWork`."""
 
     id: str
     receipt: str
     body: str
+    receives: int = 1
 
 
 class _PutOff(Exception):
@@ -132,11 +133,21 @@ class RunFetches:
                 ids = {"message_id": message.id, "error_code": error.code}
                 logger.warning("work_failed", extra=ids)
                 again.append(message.id)
+                self._come_soon(message, error)
             except Exception as error:  # noqa: BLE001 - the other messages must not suffer from it
                 count("WorkFailed")
                 logger.error("unexpected_error", extra=failure(error))
                 again.append(message.id)
         return again
+
+    def _come_soon(self, message: Message, error: RelayError) -> None:
+        """Let a message that failed come again soon, once; later on in its queue's own time.
+
+        It may have had a twin that came at the same moment, or met a fault that has passed. What
+        Cobalt did not take has its time already.
+        """
+        if message.receives == 1 and not isinstance(error, UpstreamRefusal | UpstreamFault):
+            self._queue.hide(message.receipt, RETRY_SECONDS)
 
     def _work_off(self, message: Message, seconds_left: float) -> None:
         try:
