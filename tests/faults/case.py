@@ -10,8 +10,16 @@ from uuid import uuid4
 from boto3.dynamodb.types import TypeDeserializer
 
 from cobalt_relay.errors import RelayError
-from cobalt_relay.models import FetchRequest, Window
+from cobalt_relay.models import (
+    FetchRequest,
+    FetchWork,
+    RangePlan,
+    RangeRequest,
+    Window,
+    range_id_of,
+)
 from cobalt_relay.observability import metrics
+from cobalt_relay.services.run_fetches import Message
 from tests.faults.lab import BROKEN_CLINIC, KNOWN_CLINIC, NEW_CLINIC, TOKEN_PATH, Lab
 from tests.faults.wire import Crash, Fault, Json
 
@@ -62,6 +70,7 @@ class Case:
         self._clinic = KNOWN_CLINIC
         self._token_path = TOKEN_PATH
         self._own_token_path = f"/{lab.site.table}/{number}"
+        self._number = number
         metrics.clear_metrics()
         lab.clock.offset = timedelta()
         lab.box.reset()
@@ -121,6 +130,29 @@ class Case:
         self.lab.wire.meanwhile = self.deliver
         self.fetch()
         self.lab.wire.meanwhile = None
+
+    def queued_piece(self) -> FetchWork:
+        """Give the message of a schedule's range that has one piece."""
+        plan = RangePlan(
+            range_id=range_id_of(self.lab.site.table, str(self._number)),
+            connection_id=self.lab.known_connection,
+            trigger="schedule",
+            request=RangeRequest(window=WEEKEND),
+            accepted_at=self.lab.clock(),
+        )
+        return next(plan.works(plan.accepted_at))
+
+    def work_off(self, work: FetchWork) -> None:
+        """Let the message come, for the first time or again."""
+        message = Message("message", "receipt", work.model_dump_json())
+
+        def run() -> str:
+            service = self.lab.run_fetches(self._token_path, cold=self._watched)
+            service._work_off(message, RUN_SECONDS)  # `run` would turn what fails into an id
+            return "done"
+
+        self._invoke(run)
+        self.most_sent = self.lab.wire.fetches_sent  # by all deliveries of it
 
     def deliver(self) -> None:
         """Let Cobalt deliver the result, where there is one."""

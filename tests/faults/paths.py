@@ -1,6 +1,7 @@
 """The paths that a live fetch can take. Each names the calls that go wrong, and what follows."""
 
 from collections.abc import Callable
+from datetime import timedelta
 
 from cobalt_relay.adapters.jobs import FIRST_LOOK
 from cobalt_relay.services.reconcile_jobs import LATE_LOOKS
@@ -10,6 +11,9 @@ from tests.faults.lab import DEADLINE
 type Path = Callable[[Case], None]
 
 PATHS: dict[str, Path] = {}
+REDELIVERIES = 3
+REDELIVERY = timedelta(minutes=1)
+"""After the lease of a request whose process died, and after Cobalt's pause where it names none."""
 
 
 def path(name: str) -> Callable[[Path], Path]:
@@ -228,6 +232,32 @@ def refusal_announced(case: Case) -> None:
     with case.faulty():
         case.reconcile()
 
+    case.settle()
+
+
+@path("queued piece")
+def queued_piece(case: Case) -> None:
+    """The message of a schedule comes, and comes again: after a death, a fault, or just so."""
+    work = case.queued_piece()
+    with case.faulty():
+        case.work_off(work)
+
+    for _ in range(REDELIVERIES):
+        case.wait(REDELIVERY)
+        case.work_off(work)
+    case.deliver_again()
+    case.settle()
+
+
+@path("piece reports")
+def piece_reports(case: Case) -> None:
+    """Cobalt delivers the result of a range's only piece, and with it the range ends."""
+    case.work_off(case.queued_piece())
+
+    with case.faulty():
+        case.deliver()
+
+    case.deliver_again()
     case.settle()
 
 

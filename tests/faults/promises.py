@@ -15,6 +15,7 @@ NAMESPACE = uuid.UUID("6b1f4a52-6a8e-5d0c-9f0e-3f1f6a3c9d11")
 FETCHED = "Appointments Fetched"
 FAILED = "Appointment Fetch Failed"
 EXPIRED = "Appointment Fetch Expired"
+RANGE_COMPLETED = "Appointment Range Completed"
 ANNOUNCEMENTS = {"COMPLETED": FETCHED, "FAILED": FAILED, "EXPIRED": EXPIRED}
 
 type Announcement = tuple[str, str]
@@ -29,6 +30,7 @@ def broken(case: Case) -> list[str]:
         *_stuck(rows),
         *_requests(case, _of_kind(rows, "REQUEST")),
         *_jobs(case, _of_kind(rows, "JOB")),
+        *_ranges(rows),
         *_announcements(case, rows),
         *_upstream(case),
     ]
@@ -43,8 +45,14 @@ def _stuck(rows: list[Row]) -> Iterator[str]:
 
 
 def _requests(case: Case, rows: list[Row]) -> Iterator[str]:
-    """A request ends once: with its job where Cobalt ran one, else refused or expired."""
-    for row in rows:
+    """A request ends once: with its job where Cobalt ran one, else refused or expired.
+
+    But for an attempt at a piece that Cobalt surely did not begin: another one follows it.
+    """
+    last = [row for row in rows if not _comes_again(row)]
+    if rows and not last:
+        yield "no attempt followed"
+    for row in last:
         has_result = case.event() is not None
         if row["state"] not in {"ACCEPTED", "FAILED", "EXPIRED"}:
             yield f"the request is {row['state']}"
@@ -55,6 +63,11 @@ def _requests(case: Case, rows: list[Row]) -> Iterator[str]:
             yield f"Cobalt ran the job, and the request is {row['state']}"
     if case.jobs and not rows:
         yield "Cobalt ran a job of which no request is on record"
+
+
+def _comes_again(row: Row) -> bool:
+    """Whether it is an attempt at a piece that was closed for another one to follow."""
+    return "range_id" in row and row["state"] == "FAILED" and "notification" not in row
 
 
 def _jobs(case: Case, rows: list[Row]) -> Iterator[str]:
@@ -77,6 +90,16 @@ def _jobs(case: Case, rows: list[Row]) -> Iterator[str]:
                 yield "the bytes are not in S3"
             elif stored != event.body:
                 yield "the bytes in S3 are not the result"
+
+
+def _ranges(rows: list[Row]) -> Iterator[str]:
+    """A range ends when its pieces have, and says of each what its job or its request says."""
+    for row in _of_kind(rows, "RANGE"):
+        requests = [each for each in _of_kind(rows, "REQUEST") if not _comes_again(each)]
+        ended = [each["state"] for each in _of_kind(rows, "JOB") or requests]
+        told = [outcome["status"] for outcome in json.loads(row.get("outcomes", "[]"))]
+        if told != ended:
+            yield f"the range is {row['state']} and tells {told}, and its pieces are {ended}"
 
 
 def _announcements(case: Case, rows: list[Row]) -> Iterator[str]:
@@ -114,8 +137,11 @@ def _due_announcements(rows: list[Row]) -> Iterator[Announcement]:
         if row["state"] in ANNOUNCEMENTS:
             yield _announcement(ANNOUNCEMENTS[row["state"]], row["job_execution_id"])
     for row in _of_kind(rows, "REQUEST"):
-        if row["state"] in {"FAILED", "EXPIRED"}:
+        if row["state"] in {"FAILED", "EXPIRED"} and not _comes_again(row):
             yield _announcement(ANNOUNCEMENTS[row["state"]], f"request {row['request_id']}")
+
+    for row in _of_kind(rows, "RANGE"):
+        yield _announcement(RANGE_COMPLETED, row["pk"].removeprefix("RANGE#"))
 
 
 def _earlier_announcements(rows: list[Row]) -> Iterator[Announcement]:

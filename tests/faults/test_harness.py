@@ -17,8 +17,10 @@ from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.table import Put, Table, Write
 from cobalt_relay.errors import UpstreamUnanswered
 from cobalt_relay.events import RelayEvent
-from cobalt_relay.models import Announced, ResultLocation
+from cobalt_relay.models import Announced, FetchWork, ResultLocation
+from cobalt_relay.services import fetch_appointments
 from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.gather_ranges import GatherRanges
 from cobalt_relay.services.take_in import TakeIn
 from tests.faults.lab import Lab
 from tests.faults.matrix import RETRIES, run_case
@@ -101,6 +103,17 @@ def change_ids(patch: Patch) -> None:
     patch.setattr(events, "_NAMESPACE", uuid4())
 
 
+def ask_anew(patch: Patch) -> None:
+    """Each delivery of a message is a request of its own, and no robot is ever busy."""
+    patch.setattr(FetchWork, "request_id", lambda *_: str(uuid4()))
+    patch.setattr(fetch_appointments, "_robots", lambda *_: [])
+
+
+def gather_nothing(patch: Patch) -> None:
+    """Nobody looks at a range when a piece of it ends."""
+    patch.setattr(GatherRanges, "gather", lambda *_: False)
+
+
 SABOTAGE: list[tuple[Callable[[Patch], None], str, str]] = [
     (store_last, "webhook", "the bytes are not in S3"),
     (close_first, "webhook", "no event 'Appointments Fetched'"),
@@ -109,6 +122,8 @@ SABOTAGE: list[tuple[Callable[[Patch], None], str, str]] = [
     (record_nothing, "fetch", "no request is on record"),
     (look_at_nothing, "fetch", "the job is ACCEPTED"),
     (change_ids, "webhook", "an event 'Appointments Fetched' that announces nothing"),
+    (ask_anew, "queued piece", "one request was sent to Cobalt"),
+    (gather_nothing, "piece reports", "the range is ACCEPTED"),
 ]
 
 
