@@ -160,12 +160,18 @@ class Patient:
         return found
 
     @cached_property
-    def registration(self) -> WebhookRegistration:
-        """What Cobalt says of its webhooks, if it takes the credentials."""
+    def _answer(self) -> WebhookRegistration | RelayError:
         try:
             return self.deployment.cobalt.webhook(self.credentials)
         except RelayError as error:
-            raise _UnknownError from error
+            return error
+
+    @cached_property
+    def registration(self) -> WebhookRegistration:
+        """What Cobalt says of its webhooks, if it takes the credentials."""
+        if isinstance(self._answer, RelayError):
+            raise _UnknownError from self._answer
+        return self._answer
 
     @cached_property
     def key(self) -> str:
@@ -213,22 +219,16 @@ class Patient:
 
     def cobalt(self) -> Iterator[Finding]:
         """Whether Cobalt takes them."""
-        credentials = self.credentials
-        try:
-            self.deployment.cobalt.webhook(credentials)
-        except RelayError as error:
+        if isinstance(self._answer, RelayError):
             yield Finding(
                 "Cobalt",
                 FAILED,
-                f"does not answer as it should: {error.code}",
+                f"does not answer as it should: {self._answer.code}",
                 "Where it refuses the credentials, run `relay configure`; else try again later.",
             )
             return
-        yield Finding("Cobalt", OK, f"takes the credentials at {self._cobalt_url}")
-
-    @property
-    def _cobalt_url(self) -> str:
-        return self.deployment.settings.cobalt_base_url
+        url = self.deployment.settings.cobalt_base_url
+        yield Finding("Cobalt", OK, f"takes the credentials at {url}")
 
     def webhook_url(self) -> Iterator[Finding]:
         """Whether Cobalt delivers to us, and to whom else."""
