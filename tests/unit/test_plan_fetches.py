@@ -394,8 +394,9 @@ def test_run_fails_with_the_form_when_the_input_is_not_of_it(fleet: World, event
     assert fleet.queue.sent == []
 
 
-def test_defaults_are_two_weeks_of_all() -> None:
-    plan = SchedulePlan.parse({})
+@pytest.mark.parametrize("said", [{}, {"scheduled_at": None}])
+def test_defaults_are_two_weeks_of_all(said: dict[str, Any]) -> None:
+    plan = SchedulePlan.parse(said)
 
     assert (plan.connections, plan.from_day, plan.days) == ("all", 0, 14)
     assert math.isclose(plan.spread_minutes, 10)

@@ -100,8 +100,7 @@ class SchedulePlan(BaseModel):
 
     @model_validator(mode="after")
     def _fits_its_mode(self) -> Self:
-        is_by_provider = self.search_by == "provider"
-        if is_by_provider != bool(self.provider_ids) or (self.days == 1 and not is_by_provider):
+        if self.provider_ids and self.search_by != "provider":
             raise ValueError
         example = in_days(datetime(2025, 1, 1, tzinfo=UTC).date(), 0, self.days)
         asked = {"search_by": self.search_by, "provider_ids": self.provider_ids}
