@@ -5,7 +5,9 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass
+from datetime import date, datetime
 from typing import Any
+from zoneinfo import ZoneInfo
 
 import requests
 from boto3.dynamodb.types import TypeDeserializer
@@ -23,6 +25,8 @@ from tools.local.stack import Stack
 
 POLL_SECONDS = 0.05
 CALL_SECONDS = 30.0
+DEFAULT_ZONE = "America/New_York"
+"""Where a clinic is of which Cobalt has not told it yet: the template's DefaultTimezone."""
 
 type Item = dict[str, Any]
 
@@ -142,6 +146,11 @@ class Relay:
         connection_id = connection_id_of(self.stack.access_tokens[clinic])
         return self.item(f"CONNECTION#{connection_id}") or {}
 
+    def today(self, clinic: str) -> date:
+        """Give the day that it is where a clinic is, as far as its row tells where that is."""
+        name = self.connection(clinic).get("time_zone", DEFAULT_ZONE)
+        return datetime.now(ZoneInfo(name)).date()
+
     def let_success_be_long_ago(self, clinic: str) -> None:
         """Let an event of now count: its time is in whole seconds, and may be before a success."""
         key = f"CONNECTION#{connection_id_of(self.stack.access_tokens[clinic])}"
@@ -158,6 +167,23 @@ class Relay:
             TableName=self.stack.table,
             Key={"pk": {"S": key}, "sk": {"S": key.partition("#")[0]}},
         )
+
+    def settle(self) -> None:
+        """Empty the queue of fetches and its pause; let no clinic's robot be at work.
+
+        Tests whose jobs are not to report leave robots that would be at it for hours, and messages
+        put off by that.
+        """
+        aws, table = self.stack.aws, self.stack.table
+        aws.sqs.purge_queue(QueueUrl=self.stack.outputs["FetchQueueUrl"])
+        pages = aws.dynamodb.get_paginator("scan").paginate(
+            TableName=table,
+            FilterExpression="begins_with(pk, :robot) OR begins_with(pk, :pause)",
+            ExpressionAttributeValues={":robot": {"S": "ROBOT#"}, ":pause": {"S": "PAUSE#"}},
+            ProjectionExpression="pk, sk",
+        )
+        for row in (row for page in pages for row in page["Items"]):
+            aws.dynamodb.delete_item(TableName=table, Key=row)
 
     def webhook(self, body: bytes, headers: dict[str, str]) -> requests.Response:
         """POST /v1/webhooks/cobalt, as Cobalt would."""

@@ -25,10 +25,8 @@ def connection_id(relay: Relay, stack: Stack) -> str:
     """Riverside's, which is registered, and whose robot has nothing to do."""
     answer = relay.fetch({"start_date": "2025-01-06", "end_date": "2025-01-10"})
     relay.ended_job(answer.json()["job_execution_id"])
-    found = connection_id_of(stack.access_tokens["riverside"])
-    for row in ("PAUSE#cobalt", f"ROBOT#{found}-0"):  # of tests whose jobs were not to report
-        relay.forget(row)
-    return found
+    relay.settle()
+    return connection_id_of(stack.access_tokens["riverside"])
 
 
 @pytest.fixture
@@ -76,7 +74,7 @@ def test_same_range_is_answered_when_its_key_comes_again(
 
     assert (first.status_code, again.status_code, other.status_code) == (202, 202, 422)
     assert first.json()["job_execution_id"] == again.json()["job_execution_id"]
-    stack.aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
+    relay.settle()
 
 
 def test_message_is_fetched_once_when_it_comes_twice_at_once(

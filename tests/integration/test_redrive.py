@@ -4,7 +4,7 @@ import json
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import pytest
 
@@ -12,6 +12,7 @@ from cobalt_relay.models import connection_id_of
 from tests.integration.support import Item, Relay, eventually
 from tools.local.eventlog import EventLog
 from tools.local.stack import Stack
+from tools.relay import redrive as tool
 from tools.relay.redrive import Deployment, redrive
 
 WEEK = {"start_date": "2025-01-06", "end_date": "2025-01-10"}
@@ -19,14 +20,16 @@ WEEK = {"start_date": "2025-01-06", "end_date": "2025-01-10"}
 
 @pytest.fixture
 def connection(relay: Relay, stack: Stack) -> str:
-    """A connection that registered itself."""
-    assert relay.fetch(WEEK).status_code == 202
+    """A connection that registered itself, and whose robot has nothing to do."""
+    relay.ended_job(relay.fetch(WEEK).json()["job_execution_id"])
+    relay.settle()
     return connection_id_of(stack.access_tokens["riverside"])
 
 
 @pytest.fixture
-def put_back(stack: Stack) -> Callable[[], int]:
+def put_back(stack: Stack, monkeypatch: pytest.MonkeyPatch) -> Callable[[], int]:
     """Redrive the stack, whose failure queues are empty before the test."""
+    monkeypatch.setattr(tool, "LOOK_SECONDS", 0)  # the local AWS sees every message at once
     for queue in ("ScheduleFailuresUrl", "EventFailuresUrl"):
         stack.aws.sqs.purge_queue(QueueUrl=stack.outputs[queue])
     deployment = Deployment(stack.outputs, stack.aws.sqs, stack.aws.functions)
@@ -173,8 +176,8 @@ def _waiting(stack: Stack, queue: str) -> int:
 
 
 def _scheduled_job(relay: Relay, from_day: int) -> Item:
-    """Wait for the end of the job whose window begins that many days from today."""
-    stack, start = relay.stack, datetime.now(UTC).date() + timedelta(days=from_day)
+    """Wait for the end of the job whose window begins that many days from the clinic's today."""
+    stack, start = relay.stack, relay.today("riverside") + timedelta(days=from_day)
 
     def of_the_day() -> str | None:
         pages = stack.aws.dynamodb.get_paginator("scan").paginate(

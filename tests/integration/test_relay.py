@@ -99,8 +99,9 @@ def cli(
 
 
 @pytest.fixture
-def connection(cli: Cli, stack: Stack) -> Iterator[str]:
+def connection(cli: Cli, stack: Stack, relay: Relay) -> Iterator[str]:
     """The clinic's connection, added from standard input; it and its heir are removed at the end."""
+    relay.settle()
     assert cli("connections", "add", stdin=stack.access_tokens[CLINIC] + "\n").code == 0
     yield connection_id_of(stack.access_tokens[CLINIC])
     for clinic in (CLINIC, HEIR):
@@ -225,7 +226,7 @@ def test_history_and_schedules_go_on_when_a_connection_is_replaced(
 ) -> None:
     job = cli("fetch", connection, "--days", "2", "--json").json["job_execution_id"]
     started = cli("fetch", connection, "--days", "9", "--no-wait", "--json").json
-    stack.aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
+    relay.settle()
     new = connection_id_of(stack.access_tokens[HEIR])
 
     replaced = cli("connections", "replace", connection, "--json", stdin=stack.access_tokens[HEIR])

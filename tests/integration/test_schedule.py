@@ -5,7 +5,6 @@ import uuid
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -23,12 +22,12 @@ AT_ONCE = {"days": 7, "spread_minutes": 0}
 @pytest.fixture
 def fleet(relay: Relay, stack: Stack) -> dict[str, str]:
     """Two connections that registered themselves, by clinic; nothing is queued or under way."""
-    stack.aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
     clinics = ("riverside", "lakeside")
     for clinic in clinics:
         answer = relay.fetch(WEEK, clinic=clinic)
         assert answer.status_code == 202
         relay.ended_job(answer.json()["job_execution_id"])
+    relay.settle()
     return {clinic: connection_id_of(stack.access_tokens[clinic]) for clinic in clinics}
 
 
@@ -36,18 +35,18 @@ def test_every_connection_is_fetched_with_its_kept_token_when_its_schedule_comes
     relay: Relay, stack: Stack, events: EventLog, fleet: dict[str, str]
 ) -> None:
     before = _jobs(stack)
+    today = {connection_id: relay.today(clinic) for clinic, connection_id in fleet.items()}
 
     told = relay.plan_fetches({"connections": "all", **AT_ONCE})
 
     started = eventually(partial(_of_all, stack, fleet, before))
     assert told["messages"] == told["planned"] >= len(fleet)
-    today = datetime.now(ZoneInfo("America/New_York")).date()
     for connection_id, job_id in started.items():
         job = relay.ended_job(job_id)
         assert (job["trigger"], job["connection_id"]) == ("schedule", connection_id)
         assert job["window"] == {
-            "start_date": today.isoformat(),
-            "end_date": (today + timedelta(days=6)).isoformat(),
+            "start_date": today[connection_id].isoformat(),
+            "end_date": (today[connection_id] + timedelta(days=6)).isoformat(),
         }
         [event] = eventually(partial(events.of, job_id))
         validate_event(event["detail-type"], event["detail"])
@@ -89,7 +88,7 @@ def test_scheduler_starts_a_fetch_by_itself(
 
     started = eventually(lambda: _jobs(stack) - before)
     job = relay.ended_job(started.pop())
-    start = datetime.now(ZoneInfo("America/New_York")).date() + timedelta(days=3)
+    start = relay.today("riverside") + timedelta(days=3)
     assert job["window"] == {
         "start_date": start.isoformat(),
         "end_date": (start + timedelta(days=1)).isoformat(),
