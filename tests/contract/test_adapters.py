@@ -1,7 +1,7 @@
 """One suite over the fakes and the real adapters on a deployed stack, so that the fakes cannot lie."""
 
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from itertools import repeat
@@ -408,14 +408,24 @@ def test_unknown_request_becomes_accepted_when_its_job_shows_up(
 # ---------------------------------------------------------------------------------------- connections
 
 
+@pytest.fixture
+def real_connections(stack: Stack) -> Iterator[Connections]:
+    """Those of the deployed table. The new ones are removed: the whole fleet is planned, and seen."""
+    table = Table(stack.aws.dynamodb, stack.table)
+    path = f"/cobalt-relay/{stack.stack_name}/tokens"
+    adapter = Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
+    before = set(adapter.ids())
+    yield adapter
+    for new in set(adapter.ids()) - before:
+        adapter.remove(new)
+
+
 @pytest.fixture(params=["fake", "real"])
 def connections(request: pytest.FixtureRequest) -> Connections | FakeConnections:
     if request.param == "fake":
         return FakeConnections()
-    stack: Stack = request.getfixturevalue("stack")
-    table = Table(stack.aws.dynamodb, stack.table)
-    path = f"/cobalt-relay/{stack.stack_name}/tokens"
-    return Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
+    adapter: Connections = request.getfixturevalue("real_connections")
+    return adapter
 
 
 def test_connection_is_listed_with_its_token_when_it_registered(
@@ -514,13 +524,9 @@ def test_replaced_connection_names_its_heir_once(
 def both(request: pytest.FixtureRequest) -> tuple[Jobs, Connections | FakeConnections]:
     """Jobs and connections of one table."""
     if request.param == "fake":
-        jobs = FakeJobs()
-        return jobs, FakeConnections(jobs.table)
-    stack: Stack = request.getfixturevalue("stack")
-    table = Table(stack.aws.dynamodb, stack.table)
-    path = f"/cobalt-relay/{stack.stack_name}/tokens"
-    connections = Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
-    return Jobs(table, timedelta(days=30), timedelta(hours=2)), connections
+        fake = FakeJobs()
+        return fake, FakeConnections(fake.table)
+    return request.getfixturevalue("real_jobs"), request.getfixturevalue("real_connections")
 
 
 def test_end_of_a_job_is_noted_with_its_connection(

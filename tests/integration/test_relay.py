@@ -169,6 +169,7 @@ def test_all_is_well_but_what_is_broken_on_purpose(cli: Cli, stack: Stack, conne
     sqs.purge_queue(QueueUrl=queue)
 
     status = {each["check"]: each["status"] for each in well.json["checks"]}
+    assert [each for each in well.json["checks"] if each["status"] == "failed"] == []
     assert (well.code, well.json["well"]) == (0, True)
     proven = ("client credentials", "Cobalt", "webhook secret", "signature", "clock", "reconciler")
     assert {status[check] for check in proven} == {"ok"}
