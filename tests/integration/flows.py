@@ -252,7 +252,9 @@ class Flows:
 
     @gives(answer=202)
     def range_is_accepted(self) -> Outcome:
-        return {"answer": self.relay.fetch_range(self.window(), clinic="lakeside").status_code}
+        answer = self.relay.fetch_range(self.window(), clinic="lakeside")
+        self.relay.settle()
+        return {"answer": answer.status_code}
 
     # ----------------------------------------------------------------------------------- suspension
 
@@ -435,8 +437,10 @@ class Flows:
         return look()
 
     def _planned(self, plan: Item) -> int:
-        """Carry out a plan; tell how many messages there were."""
-        return int((self._invoke("PlanFetches", plan) or {}).get("messages", 0))
+        """Carry out a plan; tell how many messages there were. They are not to be worked off."""
+        told = self._invoke("PlanFetches", plan) or {}
+        self.relay.settle()
+        return int(told.get("messages", 0))
 
     def work(self, connection_id: str = "") -> FetchWork:
         """A message of a range of its own, for riverside unless told otherwise."""

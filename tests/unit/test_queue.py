@@ -96,7 +96,8 @@ def test_message_says_the_same_when_it_is_read_again(sqs: Sqs) -> None:
     [
         (timedelta(seconds=-5), 0),
         (timedelta(0), 0),
-        (timedelta(seconds=59.9), 59),
+        (timedelta(milliseconds=1), 1),
+        (timedelta(seconds=59.1), 60),
         (timedelta(minutes=15), 900),
         (timedelta(hours=12), 900),
     ],

@@ -5,6 +5,7 @@ from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from datetime import datetime
 from itertools import batched
+from math import ceil
 from typing import TYPE_CHECKING
 
 from cobalt_relay.adapters.aws import AWS_FAULTS
@@ -94,4 +95,10 @@ class FetchQueue:
 
 
 def _delay(work: FetchWork, now: datetime) -> int:
-    return min(max(int((work.not_before - now).total_seconds()), 0), MOST_DELAY_SECONDS)
+    """Give the seconds until its time has come, rounded up.
+
+    SQS takes whole ones only. A message that came a moment too early would be put off for none,
+    again and again until that moment has passed.
+    """
+    seconds = ceil((work.not_before - now).total_seconds())
+    return min(max(seconds, 0), MOST_DELAY_SECONDS)
