@@ -39,7 +39,7 @@ PUT_OFF_ROWS = 3
 RANGE_INDEXED, PIECE_INDEXED = 5, 7
 """Writes of indexes: into `due` and `by_connection`, from one place in `due` to another (two), out
 of it; a piece has a request that goes in and out besides."""
-PIECE_READS, WEBHOOK_READS, PUT_OFF_READS = 8, 5, 11
+PIECE_READS, WEBHOOK_READS, PUT_OFF_READS = 9, 5, 12
 LOG_LINES, LOG_LINE_BYTES = 8, 500
 
 

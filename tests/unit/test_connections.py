@@ -11,6 +11,7 @@ from cobalt_relay.errors import (
     RateLimited,
     RequestRefused,
     TableFault,
+    UpstreamBroken,
     UpstreamUnanswered,
 )
 from cobalt_relay.models import ConnectionState, FetchRequest, JobState, Window, connection_id_of
@@ -209,6 +210,23 @@ def test_open_jobs_end_with_that_cause(known: World) -> None:
     assert known.jobs.jobs[other].state is JobState.COMPLETED
     [detail] = [d for kind, d in known.bus.events if kind == "Appointment Fetch Failed"]
     assert (detail["job_execution_id"], detail["error_code"]) == (open_one, "login_required")
+
+
+def test_other_jobs_end_when_one_cannot_be_looked_at(known: World) -> None:
+    first = start(known)
+    known.clock.moment += timedelta(seconds=1)
+    newest = start(known, "r2", Window.parse("2025-02-03", "2025-02-05"))
+    known.clock.moment += timedelta(seconds=5)
+    account_event(known)
+    known.cobalt.fail(newest, UpstreamBroken())
+
+    outcome = reconcile(known)
+    before = {job_id: job.state for job_id, job in known.jobs.jobs.items()}
+    known.record(newest)
+    reconcile(known, timedelta(hours=1))
+
+    assert (outcome["failed"], before) == (1, {first: "FAILED", newest: "ACCEPTED"})
+    assert known.jobs.jobs[newest].state is JobState.COMPLETED
 
 
 def test_result_that_is_there_is_taken_in_when_the_connection_is_suspended(known: World) -> None:

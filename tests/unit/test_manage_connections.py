@@ -110,7 +110,7 @@ class Office:
 
     def remove(self, connection_id: str) -> None:
         self.forget_token(connection_id)
-        del self.rows[connection_id]
+        self.rows.pop(connection_id, None)
 
     def give(self, row: Row, connection_id: str) -> bool:
         self._meet("give")
@@ -369,6 +369,17 @@ def test_connection_is_gone_with_its_token_when_it_is_removed(
         manage.remove(OLD_ID)
 
 
+def test_token_is_gone_when_cobalt_never_accepted_its_connection(
+    office: Office, manage: ManageConnections
+) -> None:
+    office.tokens[NEW_ID] = NEW
+
+    with pytest.raises(ConnectionUnregistered):
+        manage.remove(NEW_ID)
+
+    assert NEW_ID not in office.tokens
+
+
 def test_replaced_connection_is_gone_when_it_is_removed(
     office: Office, manage: ManageConnections
 ) -> None:
@@ -380,8 +391,9 @@ def test_replaced_connection_is_gone_when_it_is_removed(
     assert office.tokens[NEW_ID] == NEW
 
 
-def test_event_is_the_heirs_when_its_label_was_the_replaced_ones_too(
-    office: Office, manage: ManageConnections
+@pytest.mark.parametrize(("made", "suspends"), [(-1, False), (0, True)])
+def test_event_is_the_heirs_when_it_was_made_after_the_new_token_came(
+    office: Office, manage: ManageConnections, made: int, suspends: bool
 ) -> None:
     manage.replace(OLD_ID, NEW)
     event = CobaltEvent(
@@ -389,14 +401,14 @@ def test_event_is_the_heirs_when_its_label_was_the_replaced_ones_too(
         type="access_token.login_required",
         access_token_reference_id="clinic_1",
         job_execution_id=None,
-        created_at=NOW,
+        created_at=NOW + timedelta(minutes=made),
         data=None,
     )
 
     claimed = Standing(office, now=lambda: NOW).heard(event, NOW)  # type: ignore[arg-type]
 
     assert claimed == NEW_ID
-    assert office.rows[NEW_ID].is_suspended
+    assert office.rows[NEW_ID].is_suspended is suspends
 
 
 @pytest.mark.parametrize(("began", "suspends"), [(-1, False), (1, True)])

@@ -169,6 +169,18 @@ def test_slot_counts_for_which_a_run_was_planned_when_it_comes_late(fleet: World
     assert (outcome["planned"], outcome["not_due"]) == (2, 1)
 
 
+def test_days_are_those_of_the_moment_it_was_planned_for_when_a_run_comes_after_midnight(
+    fleet: World,
+) -> None:
+    planned = {**ALL, "connections": [FIRST], "scheduled_at": "2025-01-10T04:45:00Z"}
+    fleet.clock.moment = datetime(2025, 1, 10, 5, 5, tzinfo=UTC)
+
+    run({**planned, "at": "23:45"})
+    run({**planned, "schedule": "nightly"})
+
+    assert [days(work)[0] for work in fleet.queue.sent] == ["2025-01-09"] * 2
+
+
 def test_moment_of_the_run_counts_when_the_placeholder_is_handed_on(fleet: World) -> None:
     fleet.clock.moment = datetime(2025, 1, 6, 14, 2, tzinfo=UTC)
 

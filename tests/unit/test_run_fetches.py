@@ -24,16 +24,19 @@ from cobalt_relay.models import (
     ConnectionState,
     FetchRequest,
     FetchWork,
+    Hold,
     RangePlan,
     RangeRequest,
     RangeState,
+    Request,
+    RequestState,
     Trigger,
     Window,
     connection_id_of,
     range_id_of,
 )
 from cobalt_relay.services.fetch_appointments import LEASE, ROBOT_PATIENCE
-from cobalt_relay.services.run_fetches import MOST_ATTEMPTS, MOST_HEIRS
+from cobalt_relay.services.run_fetches import MOST_ATTEMPTS, MOST_HEIRS, MOST_RECEIVES
 from functions.run_fetches.handler import lambda_handler
 from tests.unit.conftest import LambdaContextStub, World, queue_event
 
@@ -158,6 +161,7 @@ def test_robot_is_free_when_cobalt_did_not_take_the_fetch(known: World, error: E
     known.cobalt.errors[TOKEN] = error
     run(a_work(0))
     known.cobalt.errors.clear()
+    known.clock.moment += timedelta(minutes=1)
 
     run(a_work(1))
 
@@ -365,7 +369,7 @@ def test_tries_begin_anew_when_an_operator_puts_it_back(known: World) -> None:
 def test_others_are_fetched_when_one_message_fails(known: World) -> None:
     other = known.connections.add("token-2")
     plan = a_work().plan.model_copy(update={"connection_id": other, "range_id": range_id_of("2")})
-    known.cobalt.errors[TOKEN] = UpstreamUnreachable()
+    known.cobalt.errors[TOKEN] = UpstreamUnavailable()
 
     again = run(a_work(), "no json", a_work().model_copy(update={"plan": plan}))
 
@@ -670,3 +674,167 @@ def test_message_comes_again_when_something_unforeseen_happens(
 
     assert run(a_work()) == ["0"]
     assert "4711" not in logged()
+
+
+# --------------------------------------------------------------------------- others' fetches, answers
+
+
+def test_piece_waits_for_its_own_answer_when_an_equal_fetch_got_none(known: World) -> None:
+    known.cobalt.errors[TOKEN] = UpstreamUnanswered()
+    with pytest.raises(UpstreamUnanswered):
+        known.fetch_appointments.start(TOKEN, a_work().fetch, request_id="another's", trigger="api")
+    known.cobalt.errors.clear()
+
+    again = run(a_work())
+    [waiting] = known.queue.sent
+    known.clock.moment = waiting.not_before + LEASE
+    run(waiting)
+
+    assert again == []
+    assert [job.range_id for job in known.jobs.jobs.values()] == [a_work().plan.range_id]
+
+
+def test_piece_asks_itself_when_an_equal_fetch_is_refused_while_it_waits(
+    known: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fetch = a_work().fetch
+    other = Request(
+        request_id="another's",
+        connection_id=CONNECTION,
+        trigger="schedule",
+        search_by="date_range",
+        window=fetch.window,
+        fingerprint=fetch.fingerprint(TOKEN),
+        requested_at=known.clock(),
+    )
+    known.jobs.record_request(other, Hold("FLIGHT", other.fingerprint, MOMENT + timedelta(days=1)))
+
+    def is_refused_meanwhile(_: float) -> None:
+        error = AccessForbidden("Account link expired.", error="login_required")
+        known.clock.moment += timedelta(seconds=1)
+        known.jobs.close_request(other, RequestState.FAILED, error, known.clock())
+
+    monkeypatch.setattr(known.fetch_appointments, "_sleep", is_refused_meanwhile)
+
+    run(a_work())
+    [waiting] = known.queue.sent
+    known.clock.moment += timedelta(minutes=1)
+    run(waiting)
+
+    assert len(known.jobs.jobs) == 1
+
+
+def test_nothing_is_fetched_again_when_the_job_that_it_joined_has_ended(known: World) -> None:
+    known.fetch_appointments.start(TOKEN, a_work().fetch, request_id="another's", trigger="api")
+    run(a_work())
+    end(known, "job_1")
+    known.clock.moment += timedelta(minutes=15)
+
+    again = run(a_work())
+
+    assert (again, len(known.cobalt.calls)) == ([], 1)
+    assert the_range(known).pieces[0].job_execution_id == "job_1"
+
+
+def test_robot_stays_with_a_piece_when_a_callers_fetch_has_ended(known: World) -> None:
+    run(a_work(0))
+    other_days = FetchRequest(window=Window.parse("2025-03-01", "2025-03-03"))
+    known.fetch_appointments.start(TOKEN, other_days, request_id="r1", trigger="api")
+    end(known, "job_2")
+
+    run(a_work(1))
+
+    assert len(known.cobalt.calls) == 2
+    assert len(put_off(known)) == 1
+
+
+def test_pieces_have_one_place_less_when_a_caller_fetches(
+    known: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(known.run_fetches, "_robots", 2)
+    other_days = FetchRequest(window=Window.parse("2025-03-01", "2025-03-03"))
+    known.fetch_appointments.start(TOKEN, other_days, request_id="r1", trigger="api")
+
+    run(a_work(0), a_work(1))
+
+    assert len(known.cobalt.calls) == 2
+    assert [work.piece for work in known.queue.sent] == [1]
+
+
+def test_robot_is_looked_for_less_often_when_it_stays_busy(known: World) -> None:
+    run(a_work(0))
+    message = a_work(1)
+    pauses = []
+    for _ in range(7):
+        known.queue.sent.clear()
+        run(message)
+        pauses += put_off(known)
+        [message] = known.queue.sent
+        message = message.model_copy(update={"not_before": MOMENT})
+
+    steps = [30, 60, 120, 240, 480, 480, 480]
+    assert all(0.75 * step <= each <= 1.5 * step for step, each in zip(steps, pauses, strict=True))
+
+
+# ------------------------------------------------------------------------------------ what is over
+
+
+def test_end_of_a_piece_stays_when_its_connection_is_suspended_before_it_comes_twice(
+    known: World,
+) -> None:
+    run(a_work())
+    end(known, "job_1")
+    known.clock.moment += timedelta(minutes=15)
+    known.standing.failed(CONNECTION, "login_required", "event", known.clock())
+    before = list(known.bus.events)
+
+    again = run(a_work())
+
+    assert again == []
+    assert known.bus.events == before
+    assert the_range(known).pieces[0].error_code is None
+
+
+def test_message_stays_a_failure_when_its_tries_are_spent_and_its_range_is_over(
+    known: World,
+) -> None:
+    run(a_work(0))
+    end(known, "job_1")
+    known.cobalt.errors[TOKEN] = RateLimited(retry_after="60")
+    answers = []
+    for _ in range(MOST_ATTEMPTS + 2):
+        answers.append(run(a_work(1)))
+        known.clock.moment += timedelta(minutes=20)
+
+    assert the_range(known).state is RangeState.PARTIAL
+    assert answers == [["0"]] * len(answers)
+
+
+def test_piece_has_failed_when_it_is_refused_at_its_last_receive(known: World) -> None:
+    known.cobalt.errors[TOKEN] = UpstreamUnavailable()
+
+    lambda_handler(queue_event(a_work(), receives=MOST_RECEIVES), LambdaContextStub())
+    known.reconcile_jobs.run(lambda: 180.0)
+
+    [(kind, detail)] = known.bus.events
+    assert (kind, detail["error_code"]) == ("Appointment Fetch Failed", "upstream_unavailable")
+
+
+def test_queue_rests_when_nobody_can_reach_cobalt(known: World) -> None:
+    known.cobalt.errors[TOKEN] = UpstreamUnreachable()
+
+    first = run(a_work(0))
+    other = run(a_work(1))
+
+    assert (first, other) == (["0"], [])
+    assert len(known.cobalt.calls) == 1
+    assert len(put_off(known)) == 1
+
+
+def test_token_is_read_anew_when_its_connection_is_not_there(known: World) -> None:
+    known.connections.remove(CONNECTION)
+    known.connections.tokens[CONNECTION] = TOKEN
+
+    run(a_work(trigger="range"))
+
+    assert known.connections.read_anew == [CONNECTION]

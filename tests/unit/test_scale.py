@@ -72,7 +72,7 @@ def test_calls_of_a_piece_are_those_that_the_costs_are_made_of(
 
     assert len(world.cobalt.calls) == 1
     assert first == {
-        "calls_to_read": 4,
+        "calls_to_read": 5,
         "reads": cost.PIECE_READS,
         "calls_to_write": 4,
         "writes": 1 + cost.PIECE_ROWS,  # the range is written with its first piece
@@ -93,7 +93,7 @@ def test_calls_of_a_put_off_are_those_that_the_costs_are_made_of(
 
     assert len(world.cobalt.calls) == 1
     assert counted == {
-        "calls_to_read": 7,
+        "calls_to_read": 8,
         "reads": cost.PUT_OFF_READS,
         "calls_to_write": 1,
         "writes": cost.PUT_OFF_ROWS,

@@ -995,13 +995,14 @@ class RangePlan(_Frozen):
 class FetchWork(_Frozen):
     """One message of the queue: a piece of a range that is to be fetched, but not too early.
 
-    `round` goes up each time an operator puts it back.
+    `round` goes up each time an operator puts it back, `busy` each time it finds the robot so.
     """
 
     plan: RangePlan
     piece: int = Field(ge=0)
     not_before: Instant
     round: int = Field(default=0, ge=0)
+    busy: int = Field(default=0, ge=0)
 
     @property
     def fetch(self) -> FetchRequest:

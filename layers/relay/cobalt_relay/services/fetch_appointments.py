@@ -77,6 +77,8 @@ REGISTERED_FOR = timedelta(minutes=5)
 ROBOT_PATIENCE = timedelta(minutes=30)
 """How long a fetch keeps a clinic's robot that does not report. It takes a couple of minutes, and
 what no webhook brings is polled for; one that is silent for longer does not hold the others up."""
+_CALLERS = "callers"
+"""The place at a clinic's robot of fetches that callers asked for."""
 PAUSES = (0.1, 0.2, 0.4, 0.8)
 """Seconds between two looks at an equal request; the last one repeats."""
 
@@ -170,7 +172,7 @@ class FetchAppointments:
         hold = flight
         if idempotency_key is not None:
             hold = hold_of_key(request.requested_at, access_token, idempotency_key)
-        started = self._enter(request, hold, _robots(request, piece.robots) if piece else [])
+        started = self._enter(request, hold, self._robots_of(request, piece) if piece else [])
         if started:
             return started
         # The token of a piece comes from where tokens are kept.
@@ -184,7 +186,7 @@ class FetchAppointments:
             raise
         # What is held already is not taken again.
         holds = [flight] if flight and hold is not flight else []
-        holds += [] if piece else _robots(request, 1)
+        holds += [] if piece else [_robot(request, _CALLERS)]
         self._accepted(request, job_execution_id, holds)
         if token in {_Token.NEW, _Token.KEPT} or (piece and piece.is_first):
             self._register(request.connection_id)
@@ -209,7 +211,12 @@ class FetchAppointments:
             holder = self._jobs.holder(taken)
             if holder and holder.fingerprint != request.fingerprint:
                 raise IdempotencyKeyReused
-            started = self._answer_of(request, hold, holder) if holder else None
+            try:
+                started = self._answer_of(request, hold, holder) if holder else None
+            except (UpstreamRefusal, UpstreamFault):
+                if request.range_id:  # a piece has its own turn later, and its own answer
+                    raise FetchUnderWay from None
+                raise
             if started:
                 return started
             assert hold is not None  # noqa: S101 - it is the one that was taken
@@ -223,6 +230,18 @@ class FetchAppointments:
             pause = next(pauses, pause)
             self._sleep(pause)
 
+    def _robots_of(self, request: Request, piece: PieceOrder) -> list[Hold]:
+        """Give the places at a clinic's robot that a piece may have.
+
+        A caller's fetch is never held up: it has a place of its own, which the pieces that come
+        after it leave to it. Where that is the only one, it is what they wait for.
+        """
+        callers = _robot(request, _CALLERS)
+        holder = self._jobs.holder(callers)
+        is_taken = holder is not None and _keeps_robot(holder, self._now())
+        places = [_robot(request, str(number)) for number in range(piece.robots - is_taken)]
+        return places or [callers]
+
     def _robots_left(self, robots: list[Hold]) -> list[Hold]:
         """Give the robots to try after the first one was taken; `RobotBusy` where there is none.
 
@@ -230,7 +249,7 @@ class FetchAppointments:
         """
         first, *others = robots
         holder = self._jobs.holder(first)
-        is_free = holder is None or not _keeps_robot(holder)
+        is_free = holder is None or not _keeps_robot(holder, self._now())
         if is_free and (holder is None or first.replacing != holder.request_id):
             return [first._replace(replacing=holder.request_id if holder else None), *others]
         if not others:
@@ -432,16 +451,18 @@ def started_nothing(error: RelayError) -> bool:
     return isinstance(error, RateLimited | UpstreamUnavailable | UpstreamUnreachable)
 
 
-def _robots(request: Request, most: int) -> list[Hold]:
-    """Name the places of a clinic's robot."""
+def _robot(request: Request, place: str) -> Hold:
+    """Name a place of a clinic's robot: the callers', or the number of a piece's."""
     until = request.requested_at + ROBOT_PATIENCE
-    return [Hold("ROBOT", f"{request.connection_id}-{number}", until) for number in range(most)]
+    return Hold("ROBOT", f"{request.connection_id}-{place}", until)
 
 
-def _keeps_robot(holder: Holder) -> bool:
+def _keeps_robot(holder: Holder, now: datetime) -> bool:
     """Whether the robot may still be at a fetch, for all that is known."""
     asked, job = holder.request, holder.job
     if asked is None or asked.state in {RequestState.FAILED, RequestState.EXPIRED}:
+        return False
+    if now - asked.requested_at > ROBOT_PATIENCE:
         return False
     return job is None or job.state is JobState.ACCEPTED
 

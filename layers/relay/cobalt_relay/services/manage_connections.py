@@ -88,11 +88,13 @@ class ManageConnections:
     def remove(self, connection_id: str) -> None:
         """Forget a connection and its token, also one that was replaced; its jobs stay.
 
+        A token may be there without its connection, where Cobalt never accepted it: that goes too.
         Raises `ConnectionUnregistered`.
         """
-        if self._connections.get(connection_id) is None:
-            raise ConnectionUnregistered
+        is_registered = self._connections.get(connection_id) is not None
         self._connections.remove(connection_id)
+        if not is_registered:
+            raise ConnectionUnregistered
 
     def _admit(self, access_token: str, old: Connection | None) -> Connection:
         """Register a token, once Cobalt has taken it; what Cobalt leaves out is the old one's."""

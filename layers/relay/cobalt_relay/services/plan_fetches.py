@@ -158,7 +158,9 @@ class PlanFetches:
 
         A suspended connection is left out. What is named and not there is announced (`Appointment
         Fetch Failed`) and leaves the others alone. Raises `QueueFault` and `OutOfTime` where not
-        all could be queued: planned again, the rest is. `run_id` names a run that no schedule made.
+        all could be queued: planned again, what was queued comes twice and is fetched once. The
+        days are those of the moment for which the run was planned, however late it begins. `run_id`
+        names a run that no schedule made.
         """
         self._fetch_appointments.require_credentials()
         run = _Run(plan, run_id, self._now(), seconds_left)
@@ -212,7 +214,7 @@ class PlanFetches:
             range_id=range_id_of(run.name, connection.connection_id),
             connection_id=connection.connection_id,
             trigger="schedule",
-            request=plan.request(in_days(today(now, zone), plan.from_day, plan.days)),
+            request=plan.request(in_days(today(run.planned_for, zone), plan.from_day, plan.days)),
             accepted_at=now,
         )
         begin = now + _share(connection.connection_id) * timedelta(minutes=plan.spread_minutes)
@@ -229,7 +231,7 @@ class PlanFetches:
             job_execution_id=None,
             connection_id=connection_id,
             access_token_reference_id=None,
-            window=in_days(run.now.date(), run.plan.from_day, run.plan.days),
+            window=in_days(run.planned_for.date(), run.plan.from_day, run.plan.days),
             request_id=range_id_of(run.name, connection_id),
             trigger="schedule",
             search_by=run.plan.search_by,

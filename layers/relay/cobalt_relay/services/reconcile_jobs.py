@@ -248,22 +248,31 @@ class ReconcileJobs:
             announced = Announced("CHANGE", due.id, change.state)
             self._announcer.resume(announced, connection_changed(change), until)
             run.done["announced"] += 1
-        if change.state is ConnectionState.LOGIN_REQUIRED:
-            self._end_open_jobs(run, change)
-        self._jobs.put_off(due._replace(due_at=iso(until)), None, looks=0)
+        if change.state is ConnectionState.ACTIVE or self._end_open_jobs(run, change):
+            self._jobs.put_off(due._replace(due_at=iso(until)), None, looks=0)
 
-    def _end_open_jobs(self, run: _Run, change: ConnectionChange) -> None:
-        """End what a suspended connection has open, but for a result that is there already."""
-        oldest = change.changed_at - OLDEST_OPEN
+    def _end_open_jobs(self, run: _Run, change: ConnectionChange) -> bool:
+        """End what a suspended connection has open, but for a result that is there already.
+
+        Tells whether all of it could be looked at; one that could not leaves the others alone.
+        """
+        oldest, is_whole = change.changed_at - OLDEST_OPEN, True
         for job in self._jobs.of_connection(change.connection_id):
             if job.accepted_at and job.accepted_at < oldest:
-                return
+                break
             is_before = job.accepted_at is None or job.accepted_at <= change.changed_at
             if job.state is not JobState.ACCEPTED or not is_before:
                 continue
             if not run.has_time:
                 raise OutOfTime
-            if run.may_ask and self._find(job, "poll"):
+            try:
+                if run.may_ask and self._find(job, "poll"):
+                    continue
+            except RelayError as error:
+                run.failed(error)
+                ids = {"job_execution_id": job.job_execution_id, "error_code": error.code}
+                logger.warning("look_failed", extra=ids)
+                is_whole = False
                 continue
             failed = self._jobs.fail_job(job, LOGIN_REQUIRED, self._now())
             announcement = failed and job_ended(failed)
@@ -273,6 +282,7 @@ class ReconcileJobs:
                 announced = Announced("JOB", job.job_execution_id, failed.state)
                 self._announcer.announce(announced, announcement)
                 self._ranges.gather_of(failed)
+        return is_whole
 
     def _look_at_connection(self, run: _Run, due: Due) -> None:
         """Ask Cobalt for the settings of a connection; once a day at least, where none answers."""

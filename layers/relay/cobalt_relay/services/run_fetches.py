@@ -1,8 +1,8 @@
 """Work the queue off: make the fetches whose time has come, gently, and none of them twice.
 
 * A clinic's robot is asked to do one thing at a time, or as many as the operator says: a piece that
-  finds it busy is put off for half a minute.
-* Cobalt's wish not to be asked for a while holds for the whole queue.
+  finds it busy is put off, for half a minute at first.
+* Cobalt's wish not to be asked for a while holds for the whole queue, and so does its silence.
 * A message may come twice, at once or after its function died. Its attempts are requests of known
   names: one that is on record is not sent again, unless Cobalt surely did not begin.
 * What fails is given back, and comes again: soon at first, later then. The queue counts that, and
@@ -29,6 +29,7 @@ from cobalt_relay.errors import (
     UnknownConnection,
     UpstreamFault,
     UpstreamRefusal,
+    UpstreamUnreachable,
 )
 from cobalt_relay.events import AppointmentFetchFailed
 from cobalt_relay.models import (
@@ -60,14 +61,19 @@ SECONDS_PER_FETCH = 30.0
 """What one fetch may take at worst: below it, no further one is begun in this run."""
 MOST_ATTEMPTS = 5
 """Requests of a message at most, in each round."""
+MOST_RECEIVES = 5
+"""How often the queue hands out a message that fails (`maxReceiveCount` in the template)."""
 BUSY_PAUSE = timedelta(seconds=30)
-"""When a piece looks for the robot again; a fetch takes seconds to a couple of minutes."""
+"""When a piece looks for the robot again, the first time; a fetch takes seconds to a couple of
+minutes. Twice as long each further time: many others may be before it."""
+MOST_BUSY_DOUBLINGS = 4
 NO_TIME_PAUSE = timedelta(seconds=5)
 RETRY_SECONDS = 30.0
-"""Before the second attempt; twice as long before each further one."""
+"""Before the second attempt; four times as long before each further one, within a limit."""
 MOST_RETRY_SECONDS = 900.0
 DEFAULT_PAUSE = timedelta(seconds=30)
-"""How long the queue rests where Cobalt wants no more calls and does not say for how long."""
+"""How long the queue rests where Cobalt wants no more calls and does not say for how long, or where
+nobody can reach it: otherwise each piece would spend its own tries on that."""
 MOST_PAUSE = timedelta(minutes=15)
 MOST_HEIRS = 5
 """Replacements of a connection that are followed, one after the other."""
@@ -88,10 +94,11 @@ class Message:
 class _PutOff(Exception):
     """A message is to come again, without having failed."""
 
-    def __init__(self, until: datetime, reason: str) -> None:
+    def __init__(self, until: datetime, reason: str, *, is_busy: bool = False) -> None:
         super().__init__(reason)
         self.until = until
         self.reason = reason
+        self.is_busy = is_busy
 
 
 class RunFetches:
@@ -159,7 +166,8 @@ class RunFetches:
             self._fetch(work, message, seconds_left)
         except _PutOff as put_off:
             self._tell_put_off(work.plan.range_id, put_off.reason)
-            self._queue.put_off(work, put_off.until, self._now())
+            again = work.model_copy(update={"busy": work.busy + 1}) if put_off.is_busy else work
+            self._queue.put_off(again, put_off.until, self._now())
 
     @staticmethod
     def _tell_put_off(range_id: str, reason: str) -> None:
@@ -177,20 +185,19 @@ class RunFetches:
         if now < min(work.not_before, work.plan.deadline):
             raise _PutOff(work.not_before, "too_early")
         found = self._ranges.get(work.plan.range_id)
-        if found and found.state is not RangeState.ACCEPTED and not work.round:
+        is_over = bool(found and found.state is not RangeState.ACCEPTED and not work.round)
+        if not is_over and now < work.plan.deadline:
+            self._rest(now)
+        attempt = None if _has_joined(work, found) else self._attempt(work)
+        if attempt is None or is_over:
             return
         if now >= work.plan.deadline:
             self._give_up(work, found, OutOfTime())
             return
-        paused_until = self._ranges.paused_until()
-        if paused_until and now < paused_until:
-            raise _PutOff(paused_until + BUSY_PAUSE * random.uniform(0, 1), "paused")  # noqa: S311
         try:
             connection_id, connection = self._connection(work)
-            attempt = self._attempt(work)
-            if attempt is None:
-                return
-            token = self._connections.token(connection_id)
+            # What is remembered of one that is not registered may be that of a removed one.
+            token = self._connections.token(connection_id, refresh=connection is None)
         except (ConnectionSuspended, UnknownConnection) as error:
             self._give_up(work, found, error)
             return
@@ -202,10 +209,16 @@ class RunFetches:
         order = PieceOrder(
             range_id=work.plan.range_id,
             robots=self._robots,
-            comes_again=attempt + 1 < MOST_ATTEMPTS,
+            comes_again=_comes_again(message, attempt),
             is_first=connection is None,
         )
         self._start(work, message, token, order, attempt)
+
+    def _rest(self, now: datetime) -> None:
+        """Raise `_PutOff` while the queue rests."""
+        paused_until = self._ranges.paused_until()
+        if paused_until and now < paused_until:
+            raise _PutOff(paused_until + BUSY_PAUSE * random.uniform(0, 1), "paused")  # noqa: S311
 
     def _start(
         self, work: FetchWork, message: Message, token: str, order: PieceOrder, attempt: int
@@ -220,8 +233,9 @@ class RunFetches:
                 piece=order,
             )
         except (RobotBusy, FetchUnderWay) as error:
-            until = self._now() + BUSY_PAUSE * random.uniform(0.75, 1.5)  # noqa: S311 - no secret
-            raise _PutOff(until, error.code) from None
+            pause = BUSY_PAUSE * 2 ** min(work.busy, MOST_BUSY_DOUBLINGS)
+            until = self._now() + pause * random.uniform(0.75, 1.5)  # noqa: S311 - no secret
+            raise _PutOff(until, error.code, is_busy=True) from None
         except (UpstreamRefusal, UpstreamFault) as error:
             if started_nothing(error):
                 self._come_again(work, message, error, attempt)
@@ -284,9 +298,9 @@ class RunFetches:
         if pause:
             self._ranges.pause(now + pause)
             count("QueuePaused")
-        if attempt + 1 >= MOST_ATTEMPTS:
+        if not _comes_again(message, attempt):
             self._gather.gather_soon(work.plan.range_id)
-        backoff = min(RETRY_SECONDS * 2**attempt, MOST_RETRY_SECONDS)
+        backoff = min(RETRY_SECONDS * 4**attempt, MOST_RETRY_SECONDS)
         seconds = backoff * random.uniform(0.75, 1.25)  # noqa: S311 - only to part the messages
         self._queue.hide(message.receipt, max(seconds, pause.total_seconds()))
 
@@ -324,15 +338,29 @@ class RunFetches:
         self._gather.gather_soon(work.plan.range_id)
 
 
+def _comes_again(message: Message, attempt: int) -> bool:
+    """Whether another attempt follows one that started nothing."""
+    return attempt + 1 < MOST_ATTEMPTS and message.receives < MOST_RECEIVES
+
+
+def _has_joined(work: FetchWork, found: FetchRange | None) -> bool:
+    """Whether a piece has the job of another request: it made none of its own."""
+    note = found.pieces.get(work.piece) if found else None
+    return bool(note and note.job_execution_id and not work.round)
+
+
 def _may_be_repeated(asked: RequestRecord) -> bool:
     """Whether Cobalt surely did not begin, and may do so at another attempt."""
     return asked.state is RequestState.FAILED and asked.refused_as in _RETRYABLE
 
 
 def _pause_after(error: RelayError, now: datetime) -> timedelta:
-    """Tell for how long the queue rests: as Cobalt wishes, within a limit, or not at all."""
+    """Tell for how long the queue rests: as Cobalt wishes, within a limit, or not at all.
+
+    What Cobalt says of one request alone does not hold up the others.
+    """
     wish = _wish_of(error, now)
-    if not wish and not isinstance(error, RateLimited):
+    if not wish and not isinstance(error, RateLimited | UpstreamUnreachable):
         return timedelta(0)
     return min(wish or DEFAULT_PAUSE, MOST_PAUSE)
 

@@ -82,18 +82,17 @@ class Standing:
         if not event.type.startswith(ACCOUNT_EVENTS) or label is None:
             return None
         named = [self._connections.get(each) for each in self._connections.with_label(label)]
-        in_use = [
-            each.connection_id
-            for each in named
-            if each and each.state is not ConnectionState.REPLACED
-        ]
+        in_use = [each for each in named if each and each.state is not ConnectionState.REPLACED]
         if len(in_use) != 1:
             logger.info("account_event_unclaimed", extra={"connections": len(in_use)})
             return None
-        [connection_id] = in_use
+        [connection] = in_use
+        connection_id = connection.connection_id
         if event.type == LOGIN_REQUIRED_EVENT:
             said_at = event.created_at or received_at
-            self.failed(connection_id, LOGIN_REQUIRED, "event", said_at)
+            is_of_the_former = connection.replaces and said_at < connection.registered_at
+            if not is_of_the_former:
+                self.failed(connection_id, LOGIN_REQUIRED, "event", said_at)
         elif event.type == PASSWORD_WARNING_EVENT:
             count("PasswordChangeWarned")
             self._connections.note_password_warning(connection_id, received_at)
