@@ -22,6 +22,10 @@ RESULT_MB = 0.15
 KEPT_DAYS = 30
 COBALT_SECONDS = 1.0
 """Until Cobalt's 202."""
+SPREAD_MINUTES = 10
+"""Over which the pieces begin (`ScheduleSpreadMinutes`)."""
+MOST_DELAY_MINUTES = 15
+"""For which SQS keeps a message back: a piece that is to begin later is put off again each time."""
 PUT_OFFS = 2.0
 """Of a second piece that finds the robot at the first: a fetch takes a minute or two."""
 
@@ -61,16 +65,17 @@ class Month:
         return self.total / self.connections
 
 
-def month(connections: int) -> Month:
+def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
     """Add up a month."""
     fetches = connections * DAYS_A_MONTH
     pieces = fetches * PIECES
     put_offs = fetches * (PIECES - 1) * PUT_OFFS
-    runs = (pieces + put_offs) / _batch(connections)
+    too_early = pieces * max(spread_minutes / 2 / MOST_DELAY_MINUTES - 0.5, 0)
+    runs = (pieces + put_offs + too_early) / _batch(connections)
     minutes = DAYS_A_MONTH * 24 * 60
     seconds = {
         "webhook": pieces * 0.15 * 1.0,
-        "run_fetches": (pieces * COBALT_SECONDS + put_offs * 0.05) * 0.5,
+        "run_fetches": (pieces * COBALT_SECONDS + put_offs * 0.05 + too_early * 0.02) * 0.5,
         "plan_fetches": fetches * 0.0004 * 0.5,
         "reconcile": minutes * 0.3 * 1.0,
     }
@@ -79,7 +84,7 @@ def month(connections: int) -> Month:
     writes = UNITS_A_ROW * rows + pieces * PIECE_INDEXED + fetches * RANGE_INDEXED
     reads = float(pieces * (PIECE_READS + WEBHOOK_READS) + fetches)
     reads += put_offs * PUT_OFF_READS + minutes * 4
-    queue = pieces / 10 + put_offs + 2 * runs + _polls(minutes)
+    queue = pieces / 10 + put_offs + too_early + 2 * runs + _polls(minutes)
     lines = {
         "Lambda": sum(seconds.values()) * PRICES["lambda_gb_second"]
         + requests / 1e6 * PRICES["lambda_million_requests"],

@@ -195,6 +195,9 @@ def test_token_is_not_echoed_when_it_is_typed(
     while b"(hidden): " not in shown:
         shown += os.read(ours, 1000)
     os.write(ours, stack.access_tokens[HEIR].encode() + b"\n")
+    while b"[y/N]" not in shown:  # Cobalt has no label for it
+        shown += os.read(ours, 1000)
+    os.write(ours, b"y\n")
     shown += _rest_of(ours)
 
     assert process.wait(PROCESS_SECONDS) == 0
@@ -230,8 +233,16 @@ def test_history_and_schedules_go_on_when_a_connection_is_replaced(
     relay.settle()
     new = connection_id_of(stack.access_tokens[HEIR])
 
-    replaced = cli("connections", "replace", connection, "--json", stdin=stack.access_tokens[HEIR])
+    token = stack.access_tokens[HEIR]
+    unsure = cli("connections", "replace", connection, stdin=token)
+    foreign = cli("connections", "replace", connection, stdin=stack.access_tokens["riverside"])
+    replaced, again = (
+        cli("connections", "replace", f"user_{CLINIC}", "--yes", "--json", stdin=token)
+        for _ in range(2)
+    )
 
+    assert (unsure.code, foreign.code, again.code) == (2, 1, 0)
+    assert "another clinic's" in foreign.err
     assert (replaced.code, replaced.json["replaces"]) == (0, connection)
     row = relay.job(job)
     assert row
@@ -243,7 +254,7 @@ def test_history_and_schedules_go_on_when_a_connection_is_replaced(
     assert (states[connection], states[new]) == ("replaced", "active")
     found = cli("jobs", "list", "--connection", connection, "--json").json["jobs"]
     assert job in {each["job_execution_id"] for each in found}
-    assert cli("connections", "replace", new, stdin=stack.access_tokens[HEIR]).code == 1
+    assert cli("connections", "replace", new, stdin=token).code == 1
     assert cli("connections", "show", new).code == 0
 
 

@@ -271,6 +271,20 @@ def test_candidates_are_named_when_several_are_meant() -> None:
         rows.find_connection(found_in(ROW), "")
 
 
+@pytest.mark.parametrize(
+    ("former", "named"),
+    [(ROW, "clinic_1"), (REPLACED, "clinic_1"), (REPLACED, ROW.connection_id)],
+)
+def test_former_is_meant_when_its_replacement_is_said_again(former: Connection, named: str) -> None:
+    known = found_in(former, HEIR)
+
+    assert rows.find_predecessor(known, named, HEIR.connection_id) == former
+
+
+def test_connection_itself_is_meant_when_no_other_is_so_named() -> None:
+    assert rows.find_predecessor(found_in(ROW), "clinic_1", ROW.connection_id) == ROW
+
+
 def test_heir_is_meant_when_a_connection_was_replaced() -> None:
     known = found_in(REPLACED, HEIR)
 
@@ -567,22 +581,29 @@ def test_signature_is_well_when_ours_is_taken_and_a_forged_one_refused(
     assert [each.status for each in patient.signature()] == [status]
 
 
-def test_schedule_fails_when_it_keeps_nothing_that_fails_or_its_input_is_none() -> None:
+def target_for(*connections: str) -> dict[str, Any]:
+    plan = {"connections": [connection_id_of(each) for each in connections], "days": 3}
+    return {"Input": json.dumps(plan), "DeadLetterConfig": {"Arn": "arn"}}
+
+
+def test_schedule_fails_when_it_names_nobody_keeps_nothing_or_its_input_is_none() -> None:
     def schedule(**changes: Any) -> dict[str, Any]:
         target = {"Input": '{"days": 3}', "DeadLetterConfig": {"Arn": "arn"}}
         return {"Name": "relay-x", "State": "ENABLED", "Target": target} | changes
 
     judged = [
-        doctor._schedule(each).status
+        doctor._schedule(each, known={connection_id_of("one")}).status
         for each in (
             schedule(),
+            schedule(Target=target_for("one")),
+            schedule(Target=target_for("one", "another")),
             schedule(State="DISABLED"),
             schedule(Target={"Input": '{"days": 3}'}),
             schedule(Target={"Input": '{"days": 0}', "DeadLetterConfig": {"Arn": "arn"}}),
         )
     ]
 
-    assert judged == ["ok", "warning", "failed", "failed"]
+    assert judged == ["ok", "ok", "failed", "warning", "failed", "failed"]
 
 
 @pytest.mark.parametrize(
@@ -621,5 +642,27 @@ def _refuse(_: ClientCredentials) -> WebhookRegistration:
 def test_warning_of_a_password_is_told_for_a_month(age: int, statuses: list[str]) -> None:
     warned_at = datetime.now(UTC) - timedelta(days=age)
     patient = Patient(found_in(ROW.model_copy(update={"password_warning_at": warned_at})), days=1)
+
+    assert [status for status, _ in found(patient.connections)] == statuses
+
+
+@pytest.mark.parametrize(
+    ("code", "failed_after", "statuses"),
+    [
+        ("access_token_refused", 1, ["ok", "failed"]),
+        ("access_token_refused", -1, ["ok"]),
+        ("request_refused", 1, ["ok"]),
+    ],
+)
+def test_connection_fails_when_cobalt_refused_its_token_last(
+    code: str, failed_after: int, statuses: list[str]
+) -> None:
+    now = datetime.now(UTC)
+    failure = {
+        "last_success_at": now,
+        "last_failure_at": now + timedelta(minutes=failed_after),
+        "last_failure_code": code,
+    }
+    patient = Patient(found_in(ROW.model_copy(update=failure)), days=1)
 
     assert [status for status, _ in found(patient.connections)] == statuses

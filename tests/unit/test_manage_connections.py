@@ -9,12 +9,14 @@ import pytest
 
 from cobalt_relay.errors import (
     AccessTokenRefused,
+    AnotherClinic,
     ConnectionMoved,
     ConnectionUnregistered,
     RelayError,
     SameToken,
     TableFault,
     UnknownConnection,
+    UnprovenClinic,
 )
 from cobalt_relay.models import (
     ClientCredentials,
@@ -212,7 +214,10 @@ def office() -> Office:
         THIRD_ID: connection(THIRD, access_token_reference_id="clinic_3"),
     }
     office.tokens = {OLD_ID: OLD, THIRD_ID: THIRD}
-    office.settings = {NEW: ClinicSettings(), THIRD: ClinicSettings(time_zone="America/Chicago")}
+    office.settings = {
+        NEW: ClinicSettings(access_token_reference_id="clinic_1"),
+        THIRD: ClinicSettings(time_zone="America/Chicago"),
+    }
     office.hold(
         job("job_1", OLD_ID),
         job("job_2", OLD_ID),
@@ -317,10 +322,22 @@ def test_replacement_is_finished_when_it_is_made_again(
 def test_connection_takes_a_place_when_it_registered_itself_before(
     office: Office, manage: ManageConnections
 ) -> None:
+    office.rows[THIRD_ID] = connection(THIRD, access_token_reference_id="clinic_1")
+
     manage.replace(OLD_ID, THIRD)
 
     assert set(office.owners.values()) == {THIRD_ID}
     assert office.rows[OLD_ID].replaced_by == THIRD_ID
+
+
+def test_nothing_changes_when_the_new_token_is_registered_as_another_clinics(
+    office: Office, manage: ManageConnections
+) -> None:
+    with pytest.raises(AnotherClinic):
+        manage.replace(OLD_ID, THIRD)
+
+    assert office.rows[OLD_ID].state is ConnectionState.ACTIVE
+    assert office.owners["job_1"] == OLD_ID
 
 
 @pytest.mark.parametrize(
@@ -355,6 +372,33 @@ def test_token_does_not_come_back_when_its_connection_was_replaced(
         manage.add(OLD)
 
     assert OLD_ID not in office.tokens
+
+
+def test_nothing_changes_when_the_new_token_is_another_clinics(
+    office: Office, manage: ManageConnections
+) -> None:
+    office.settings[NEW] = ClinicSettings(access_token_reference_id="clinic_2")
+    before = dict(office.rows), dict(office.tokens), dict(office.owners)
+
+    with pytest.raises(AnotherClinic):
+        manage.replace(OLD_ID, NEW, sure=True)
+
+    assert (office.rows, office.tokens, office.owners) == before
+
+
+@pytest.mark.parametrize(("new", "old"), [(None, "clinic_1"), ("clinic_1", None), (None, None)])
+def test_nothing_changes_unless_somebody_is_sure_when_a_label_is_not_known(
+    office: Office, manage: ManageConnections, new: str | None, old: str | None
+) -> None:
+    office.settings[NEW] = ClinicSettings(access_token_reference_id=new)
+    office.rows[OLD_ID] = connection(OLD, access_token_reference_id=old)
+    before = dict(office.rows), dict(office.tokens), dict(office.owners)
+
+    with pytest.raises(UnprovenClinic):
+        manage.replace(OLD_ID, NEW)
+
+    assert (office.rows, office.tokens, office.owners) == before
+    assert manage.replace(OLD_ID, NEW, sure=True).replaces == OLD_ID
 
 
 def test_connection_is_gone_with_its_token_when_it_is_removed(

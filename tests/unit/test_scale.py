@@ -101,6 +101,15 @@ def test_calls_of_a_put_off_are_those_that_the_costs_are_made_of(
     }
 
 
+def test_spread_costs_messages_beyond_what_sqs_can_wait_for() -> None:
+    gentle, short, long = (cost.month(1_000_000, minutes).lines for minutes in (0, 15, 480))
+
+    assert gentle == short
+    assert long["SQS"] > 5 * short["SQS"]
+    assert long["Lambda"] > short["Lambda"]
+    assert long["DynamoDB"] == short["DynamoDB"]
+
+
 def test_a_connection_costs_less_in_a_larger_fleet() -> None:
     months = [cost.month(each) for each in cost.FLEETS]
 

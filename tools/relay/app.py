@@ -256,14 +256,17 @@ def add_connection(context: typer.Context, *, _json: AsJson = False) -> None:
 
 
 @connections.command("replace")
-def replace_connection(context: typer.Context, old: Connection, *, _json: AsJson = False) -> None:
+def replace_connection(
+    context: typer.Context, old: Connection, *, yes: Yes = False, _json: AsJson = False
+) -> None:
     """Give a connection a new access token, from a hidden prompt or standard input.
 
-    The history of the old connection goes to the new one.
+    The history of the old connection goes to the new one, so both have to be of one clinic: where
+    one of them has no label, you are asked.
     """
     from tools.relay.connections import replace
 
-    replace(context.obj.session.deployment, context.obj.output, old)
+    replace(context.obj.session.deployment, context.obj.output, old, sure=yes)
 
 
 @connections.command("remove")

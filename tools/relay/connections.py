@@ -2,7 +2,8 @@
 
 from typing import TYPE_CHECKING, Any
 
-from cobalt_relay.models import Connection, utc_now
+from cobalt_relay.errors import UnprovenClinic
+from cobalt_relay.models import Connection, connection_id_of, utc_now
 from tools.relay import rows, schedules
 from tools.relay.faults import NotWell, WrongUsage
 from tools.relay.output import Output, ago, confirm, moment, read_secret
@@ -36,7 +37,8 @@ def show_all(deployment: Deployment, output: Output) -> None:
     ]
     left_out = {"EMR"} if output.is_narrow else set()
     headings = [name for name in shown[0] if name not in left_out]
-    output.table(headings, [[each[name] for name in headings] for each in shown])
+    cut = ("label", "time zone", "failure")
+    output.table(headings, [[each[name] for name in headings] for each in shown], cut=cut)
 
 
 def _failure(row: Connection) -> str:
@@ -59,16 +61,24 @@ def add(deployment: Deployment, output: Output) -> None:
     _tell(output, added)
 
 
-def replace(deployment: Deployment, output: Output, named: str) -> None:
-    """Give a connection another token, and with it another id."""
-    old = rows.find_connection(deployment, named)
-    token = _token(output, f"New access token of {old.connection_id}")
-    with output.working("Asking Cobalt ..."):
-        new = _manager(deployment).replace(old.connection_id, token)
+def replace(deployment: Deployment, output: Output, named: str, *, sure: bool) -> None:
+    """Give a connection another token, and with it another id; said again, it goes on with that."""
+    token = _token(output, f"New access token of {named}")
+    old = rows.find_predecessor(deployment, named, connection_id_of(token))
+    manager = _manager(deployment)
+    try:
+        with output.working("Asking Cobalt ..."):
+            new = manager.replace(old.connection_id, token, sure=sure)
+    except UnprovenClinic:
+        output.note("Nothing tells whether both tokens are of the same clinic.", style="yellow")
+        question = f"Shall {connection_id_of(token)} get the history of {old.connection_id}?"
+        if not confirm(output, question):
+            raise NotWell("not_confirmed", "Not confirmed: nothing was changed.") from None
+        with output.working("Asking Cobalt ..."):
+            new = manager.replace(old.connection_id, token, sure=True)
     if not output.as_json:
         output.say(f"{new.connection_id} takes the place of {old.connection_id}.", style="green")
     _tell(output, new)
-    _warn_of_schedules(deployment, output, old)
 
 
 def remove(deployment: Deployment, output: Output, named: str, *, sure: bool) -> None:
@@ -112,7 +122,11 @@ def _token(output: Output, prompt: str) -> str:
 def _warn_of_schedules(deployment: Deployment, output: Output, row: Connection) -> list[str]:
     naming = schedules.naming(deployment, row.connection_id)
     for name in naming:
-        output.note(f"Warning: the schedule {name} names {row.connection_id}.", style="yellow")
+        output.note(
+            f"Warning: the schedule {name} names {row.connection_id}, and fetches nothing for it"
+            " from then on. Remove the schedule, and add it again without.",
+            style="yellow",
+        )
     return naming
 
 

@@ -22,7 +22,12 @@ from botocore.exceptions import BotoCoreError, ClientError
 
 from cobalt_relay.adapters.front_door import FrontDoor
 from cobalt_relay.adapters.table import Key
-from cobalt_relay.errors import InvalidScheduleInput, PendingSecretUnproven, RelayError
+from cobalt_relay.errors import (
+    AccessTokenRefused,
+    InvalidScheduleInput,
+    PendingSecretUnproven,
+    RelayError,
+)
 from cobalt_relay.models import (
     PROBE,
     ClientCredentials,
@@ -318,8 +323,9 @@ class Patient:
         own = self.deployment.output("ScheduleName")
         if own not in {each["Name"] for each in found}:
             yield Finding("schedules", FAILED, f"{own} is not there", "Deploy the stack again.")
+        known = {each.connection_id for each in rows.connections(self.deployment)}
         for schedule in found:
-            yield _schedule(schedule)
+            yield _schedule(schedule, known)
 
     def reconciler(self) -> Iterator[Finding]:
         """Whether it runs every minute."""
@@ -354,7 +360,7 @@ class Patient:
             said = sqs.get_queue_attributes(QueueUrl=url, AttributeNames=names)["Attributes"]
             waiting = sum(int(said[name]) for name in names)
             if waiting:
-                remedy = "Mend the cause, then run `relay redrive`; --dry-run only shows."
+                remedy = "Mend the cause, then run `relay redrive`; it tells what has to stay."
                 yield Finding("failure queues", FAILED, f"{waiting} {holding}", remedy)
             else:
                 yield Finding("failure queues", OK, f"no {holding}")
@@ -374,8 +380,16 @@ class Patient:
                 "connections",
                 FAILED,
                 f"suspended: {_named(suspended)}",
-                "The clinic links its account again; a new token comes in with"
-                " `relay connections replace`.",
+                "The clinic links its account again, then `relay fetch LABEL` resumes it; a new"
+                " token comes in with `relay connections replace LABEL`.",
+            )
+        refused = [each for each in found if _is_refused(each)]
+        if refused:
+            yield Finding(
+                "connections",
+                FAILED,
+                f"Cobalt refuses the token: {_named(refused)}",
+                "Give them their new one with `relay connections replace LABEL`.",
             )
         without = [each for each in found if each.time_zone is None]
         if without:
@@ -461,12 +475,17 @@ def _skew(whose: str, theirs: float | None) -> Finding:
     return Finding("clock", OK, f"agrees with {whose}'s")
 
 
-def _schedule(schedule: dict[str, Any]) -> Finding:
+def _schedule(schedule: dict[str, Any], known: set[str]) -> Finding:
     name = schedule["Name"]
     try:
-        SchedulePlan.parse(schedules.plan_of(schedule))
+        plan = SchedulePlan.parse(schedules.plan_of(schedule))
     except InvalidScheduleInput as error:
         return Finding("schedules", FAILED, f"{name} has an input that is none", error.message)
+    named = () if plan.connections == "all" else plan.connections
+    gone = [each for each in named if each not in known]
+    if gone:
+        said = f"{name} names connections that are not there: {', '.join(gone[:MOST_NAMED])}"
+        return Finding("schedules", FAILED, said, "Remove it, and add it again without them.")
     if not schedule["Target"].get("DeadLetterConfig", {}).get("Arn"):
         remedy = "Make it anew with `relay schedules add`."
         return Finding("schedules", FAILED, f"{name} has no failure queue", remedy)
@@ -476,6 +495,13 @@ def _schedule(schedule: dict[str, Any]) -> Finding:
         )
         return Finding("schedules", WARNING, f"{name} is disabled", remedy)
     return Finding("schedules", OK, f"{name} is enabled")
+
+
+def _is_refused(row: Connection) -> bool:
+    """Whether Cobalt did not know its token when it was used last."""
+    success = row.last_success_at or row.registered_at
+    is_latest = row.last_failure_at is not None and row.last_failure_at > success
+    return is_latest and row.last_failure_code == AccessTokenRefused.code
 
 
 def _named(found: list[Connection]) -> str:

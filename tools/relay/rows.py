@@ -29,6 +29,20 @@ def find_connection(deployment: Deployment, named: str) -> Connection:
     return _pick(connections(deployment), named)
 
 
+def find_predecessor(deployment: Deployment, named: str, heir: str) -> Connection:
+    """Find the connection whose place another one is to take, or has taken already.
+
+    Both have one label as a rule: then the one is meant that is not the heir.
+    """
+    every = connections(deployment)
+    others = [each for each in every if each.connection_id != heir]
+    open_ones = [e for e in others if e.replaced_by in {None, heir} or e.connection_id == named]
+    try:
+        return _pick(open_ones, named)
+    except NotFound:
+        return _pick(every, named)
+
+
 def find_in_use(deployment: Deployment, *named: str) -> list[Connection]:
     """Find connections, each once, and in place of a replaced one that which took its place."""
     every = connections(deployment)

@@ -8,11 +8,12 @@ import json
 import re
 from typing import Any, NamedTuple
 
+import typer
 from botocore.exceptions import ClientError
 
 from cobalt_relay.services.plan_fetches import QUARTER, SCHEDULED_TIME, SchedulePlan
 from tools.relay import rows
-from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
+from tools.relay.faults import ExitCode, NotFound, NotWell, Unreachable, WrongUsage
 from tools.relay.output import Output, confirm
 from tools.relay.session import ONCE, Deployment
 
@@ -137,7 +138,10 @@ def add(deployment: Deployment, output: Output, name: str, when: When, what: Wha
 
 
 def run_now(deployment: Deployment, output: Output, name: str) -> None:
-    """Invoke plan_fetches with the input of a schedule, now, for whatever hour it is meant."""
+    """Invoke plan_fetches with the input of a schedule, now, for whatever hour it is meant.
+
+    Exit code 1 where a connection that it names could not be planned.
+    """
     schedule = _find(deployment, name)
     plan = plan_of(schedule)
     plan.pop("at", None)
@@ -151,12 +155,17 @@ def run_now(deployment: Deployment, output: Output, name: str) -> None:
         raise NotWell(
             "run_failed", f"plan_fetches failed: {kind or 'unknown'}. `relay doctor` may say why."
         )
+    told = said if isinstance(said, dict) else {}
+    failed = told.get("failed") or {}
     if output.as_json:
         output.document({"schedule": schedule["Name"], "input": plan, "result": said})
-        return
-    output.say(f"{schedule['Name']} ran.", style="green")
-    told = said if isinstance(said, dict) else {}
-    output.facts([(key.replace("_", " "), _count(value)) for key, value in told.items()])
+    else:
+        output.say(f"{schedule['Name']} ran.", style="yellow" if failed else "green")
+        output.facts([(key.replace("_", " "), _count(value)) for key, value in told.items()])
+        for connection_id, code in failed.items():
+            output.say(f"{connection_id}: {code}", style="red")
+    if failed:
+        raise typer.Exit(ExitCode.FAILED)
 
 
 def remove(deployment: Deployment, output: Output, name: str, *, sure: bool) -> None:
@@ -213,8 +222,11 @@ def _plan(deployment: Deployment, full: str, when: When, what: What) -> dict[str
     if what.connections:
         found = rows.find_in_use(deployment, *what.connections)
         plan["connections"] = [each.connection_id for each in found]
-    if what.spread_minutes is not None:
-        plan["spread_minutes"] = what.spread_minutes
+    spread = what.spread_minutes
+    if spread is None:  # the template's own has ScheduleSpreadMinutes
+        spread = plan_of(_get(deployment, deployment.output("ScheduleName"))).get("spread_minutes")
+    if spread is not None:
+        plan["spread_minutes"] = spread
     plan |= {"schedule": full, "scheduled_at": SCHEDULED_TIME}
     if when.at:
         plan["at"] = when.at

@@ -62,6 +62,8 @@
     ├── RegistryError                   an operator asks for what cannot be done with a connection
     │   ├── ConnectionUnregistered
     │   ├── SameToken
+    │   ├── AnotherClinic
+    │   ├── UnprovenClinic
     │   └── ConnectionMoved
     ├── RotationError                   the webhook secret cannot be rotated
     │   ├── InvalidRotationEvent
@@ -624,6 +626,28 @@ class SameToken(RegistryError):
 
     code = "same_token"
     message = "This is the token that the connection has already."
+
+
+class AnotherClinic(RegistryError):
+    """The new token is labelled as another clinic's: the one's jobs would be shown to the other."""
+
+    code = "another_clinic"
+    message = (
+        "This token is another clinic's: its access_token_reference_id is not that of the"
+        " connection. Nothing was changed. Where it is the same clinic, give the token that label"
+        " first (POST /v1/settings)."
+    )
+
+
+class UnprovenClinic(RegistryError):
+    """Nothing says that the new token is the same clinic's: one of the two has no label."""
+
+    code = "unproven_clinic"
+    message = (
+        "Nothing tells whether the token is the same clinic's, for one of the two has no"
+        " access_token_reference_id. Nothing was changed. Give it one (POST /v1/settings), or"
+        " confirm that it is."
+    )
 
 
 class ConnectionMoved(RegistryError):

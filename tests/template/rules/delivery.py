@@ -5,11 +5,12 @@ from collections.abc import Iterator
 from functools import cache
 
 from cobalt_relay.events import SOURCE
+from cobalt_relay.services.run_fetches import MOST_RECEIVES
 from tests.template.document import Document, Json, dig, listed, rule, target
 from tools.local.paths import ROOT
 
 FOUR_DAYS = 345600  # what SQS keeps a message for unless told otherwise
-TRIES = 5
+TRIES = MOST_RECEIVES
 """Of a message whose function failed (Lambda: Using Lambda with Amazon SQS); fewer lose those that
 a throttled function could not take."""
 
@@ -185,9 +186,12 @@ def queue_that_is_worked_off_keeps_what_fails(document: Document) -> Iterator[st
 
 @rule
 def queue_gives_up_on_no_message_at_once(document: Document) -> Iterator[str]:
-    """A fault of a minute, of Cobalt's or of AWS, is no reason to call an operator."""
+    """A fault of a minute, of Cobalt's or of AWS, is no reason to call an operator.
+
+    The function counts: a fetch that is refused at its last receive has failed.
+    """
     for name, queue in queues(document).items():
-        if int(dig(queue, "RedrivePolicy", "maxReceiveCount") or TRIES) < TRIES:
+        if int(dig(queue, "RedrivePolicy", "maxReceiveCount") or TRIES) != TRIES:
             yield name
 
 

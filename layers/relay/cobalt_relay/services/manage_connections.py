@@ -8,8 +8,15 @@ one. Each step may be repeated: what ended half-way is finished by doing it agai
 from collections.abc import Callable
 from datetime import datetime, timedelta
 
-from cobalt_relay.errors import ConnectionMoved, ConnectionUnregistered, SameToken
+from cobalt_relay.errors import (
+    AnotherClinic,
+    ConnectionMoved,
+    ConnectionUnregistered,
+    SameToken,
+    UnprovenClinic,
+)
 from cobalt_relay.models import (
+    ClinicSettings,
     Connection,
     ConnectionState,
     connection_id_of,
@@ -58,14 +65,16 @@ class ManageConnections:
         known = self._connections.get(connection_id)
         if known and known.state is ConnectionState.REPLACED:
             raise ConnectionMoved
-        return self._admit(access_token, None)
+        return self._admit(access_token, None, self._settings_of(access_token))
 
-    def replace(self, old_id: str, access_token: str) -> Connection:
+    def replace(self, old_id: str, access_token: str, *, sure: bool = False) -> Connection:
         """Let the connection of a new token take an old one's place; give it.
 
         The old one's jobs, ranges and open requests become the new one's, and its token is
-        forgotten. Raises `ConnectionUnregistered`, `SameToken`, and `ConnectionMoved` where another
-        one than this has taken the old one's place, or this one's own place was taken.
+        forgotten. So both have to be of one clinic: their labels say that, or somebody is `sure`.
+        Raises `AnotherClinic`, `UnprovenClinic`, `ConnectionUnregistered`, `SameToken`, and
+        `ConnectionMoved` where another one than this has taken the old one's place, or this one's
+        own place was taken.
         """
         new_id = connection_id_of(access_token)
         old = self._connections.get(old_id)
@@ -78,7 +87,10 @@ class ManageConnections:
         heir = self._connections.get(new_id)
         if heir and heir.state is ConnectionState.REPLACED:  # two could be each other's heirs
             raise ConnectionMoved
-        admitted = self._admit(access_token, old)
+        settings = self._settings_of(access_token)
+        known_as = heir.access_token_reference_id if heir else None
+        _expect_one_clinic(settings.access_token_reference_id or known_as, old, sure=sure)
+        admitted = self._admit(access_token, old, settings)
         self._give_all(old_id, new_id)
         self._connections.hand_over(old_id, new_id)
         self._give_all(old_id, new_id)  # what came in meanwhile
@@ -96,10 +108,14 @@ class ManageConnections:
         if not is_registered:
             raise ConnectionUnregistered
 
-    def _admit(self, access_token: str, old: Connection | None) -> Connection:
-        """Register a token, once Cobalt has taken it; what Cobalt leaves out is the old one's."""
+    def _settings_of(self, access_token: str) -> ClinicSettings:
+        return self._cobalt.settings_of(self._secrets.credentials(), access_token)
+
+    def _admit(
+        self, access_token: str, old: Connection | None, settings: ClinicSettings
+    ) -> Connection:
+        """Register a token that Cobalt has taken; what Cobalt leaves out is the old one's."""
         connection_id, now = connection_id_of(access_token), self._now()
-        settings = self._cobalt.settings_of(self._secrets.credentials(), access_token)
         self._keep(connection_id, access_token)
         connection = Connection(
             connection_id=connection_id,
@@ -133,3 +149,12 @@ class ManageConnections:
                 self._jobs.give(request, new_id)
         for found in list(self._ranges.of_connection(old_id)):
             self._jobs.give(found, new_id)
+
+
+def _expect_one_clinic(label: str | None, old: Connection, *, sure: bool) -> None:
+    """Raise where a token's label is not that of the connection whose place it is to take."""
+    known = old.access_token_reference_id
+    if label and known and label != known:
+        raise AnotherClinic
+    if not (label and known) and not sure:
+        raise UnprovenClinic
