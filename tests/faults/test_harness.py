@@ -18,8 +18,8 @@ from cobalt_relay.adapters.table import Put, Table, Write
 from cobalt_relay.errors import UpstreamUnanswered
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import Announced, FetchWork, ResultLocation
-from cobalt_relay.services import fetch_appointments
 from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.gather_ranges import GatherRanges
 from cobalt_relay.services.take_in import TakeIn
 from tests.faults.lab import Lab
@@ -106,7 +106,7 @@ def change_ids(patch: Patch) -> None:
 def ask_anew(patch: Patch) -> None:
     """Each delivery of a message is a request of its own, and no robot is ever busy."""
     patch.setattr(FetchWork, "request_id", lambda *_: str(uuid4()))
-    patch.setattr(fetch_appointments, "_robots", lambda *_: [])
+    patch.setattr(FetchAppointments, "_robots_of", lambda *_: [])
 
 
 def gather_nothing(patch: Patch) -> None:
