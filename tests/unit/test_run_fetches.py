@@ -21,6 +21,7 @@ from cobalt_relay.errors import (
     UpstreamUnreachable,
 )
 from cobalt_relay.models import (
+    LIVE_FETCH_COMPLETED,
     ConnectionState,
     FetchRequest,
     FetchWork,
@@ -38,7 +39,7 @@ from cobalt_relay.models import (
 from cobalt_relay.services.fetch_appointments import LEASE, ROBOT_PATIENCE
 from cobalt_relay.services.run_fetches import MOST_ATTEMPTS, MOST_HEIRS, MOST_RECEIVES
 from functions.run_fetches.handler import lambda_handler
-from tests.unit.conftest import LambdaContextStub, World, queue_event
+from tests.unit.conftest import LambdaContextStub, World, queue_event, sign
 
 TOKEN = "token-1"
 CONNECTION = connection_id_of(TOKEN)
@@ -774,6 +775,30 @@ def test_robot_is_looked_for_less_often_when_it_stays_busy(known: World) -> None
 
     steps = [30, 60, 120, 240, 480, 480, 480]
     assert all(0.75 * step <= each <= 1.5 * step for step, each in zip(steps, pauses, strict=True))
+
+
+def test_range_ends_within_a_minute_when_its_last_webhook_overtakes_the_202(
+    known: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(a_work(0))
+    end(known, "job_1")
+    fetch = known.cobalt.fetch_appointments
+
+    def overtaken(*arguments: Any) -> str:
+        job_id = str(fetch(*arguments))
+        event = {"id": "evt_early", "type": LIVE_FETCH_COMPLETED, "job_id": job_id}
+        said = {"timestamp": known.clock().isoformat(), "data": {"appointments": []}}
+        body = json.dumps(event | said).encode()
+        known.receive_webhook.receive(body, sign(body))
+        return job_id
+
+    monkeypatch.setattr(known.cobalt, "fetch_appointments", overtaken)
+
+    run(a_work(1))
+    known.clock.moment += timedelta(minutes=1)
+    known.reconcile_jobs.run(lambda: 180.0)
+
+    assert the_range(known).state is RangeState.COMPLETED
 
 
 # ------------------------------------------------------------------------------------ what is over

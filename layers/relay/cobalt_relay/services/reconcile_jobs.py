@@ -219,6 +219,8 @@ class ReconcileJobs:
             is_late = announced.state == JobState.EXPIRED
             self._announcer.resume(announced, event, now + LATE_LOOKS[0] if is_late else None)
             run.done["announced"] += 1
+            if isinstance(due.row, Job | RequestRecord):  # whoever ended it may not have come to it
+                self._ranges.gather_of(due.row)
 
     def _put_off_unreadable(self, due: Due) -> None:
         count("RowUnreadable")
