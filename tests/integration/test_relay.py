@@ -30,11 +30,12 @@ from cobalt_relay.models import (
     range_id_of,
     utc_now,
 )
-from tests.integration.support import Relay, eventually
+from tests.integration.support import DEFAULT_ZONE, Relay, eventually
 from tools.local.sandbox import Sandbox
 from tools.local.stack import Stack
 from tools.relay import redrive
 from tools.relay.app import run as run_relay
+from tools.relay.session import Session
 
 CLINIC, HEIR = "harbor", "mesa"
 PROCESS_SECONDS = 30
@@ -148,7 +149,7 @@ def test_right_credentials_stay_when_cobalt_refuses_what_was_entered(
     ran = cli("configure", "--json", stdin="nobody\nwrong\n")
 
     assert ran.code == 4
-    assert ran.json["error"]["code"] == "access_token_refused"
+    assert ran.json["error"]["code"] == "wrong_client_credentials"
     arn = stack.outputs["CobaltCredentialsArn"]
     stored = stack.aws.secretsmanager.get_secret_value(SecretId=arn)["SecretString"]
     assert json.loads(stored)["client_secret"] == stack.client_secret
@@ -177,6 +178,23 @@ def test_all_is_well_but_what_is_broken_on_purpose(cli: Cli, stack: Stack, conne
     assert broken.code == 1
     assert "✗ failure queues: 1 events that were not delivered" in broken.out
     assert "relay redrive" in broken.out
+
+
+def test_nothing_is_put_when_the_input_ends_at_the_prompt(stack_file: Path) -> None:
+    ours, theirs = pty.openpty()
+    process = subprocess.Popen(
+        _command(stack_file, "configure"), stdin=theirs, stdout=theirs, stderr=theirs
+    )
+    os.close(theirs)
+    shown = b""
+    while not shown.endswith(b"): "):
+        shown += os.read(ours, 1000)
+    os.write(ours, b"\x04")
+    shown += _rest_of(ours)
+
+    assert process.wait(PROCESS_SECONDS) == 2
+    assert b"Client id" in shown
+    assert b"Standard input ended before all was given." in shown
 
 
 # -------------------------------------------------------------------------------------- connections
@@ -311,9 +329,12 @@ def test_appointments_are_shown_and_written_for_their_owner_alone(
     appointments = document.json["appointments"]
     assert document.json["appointment_count"] == len(appointments) > 0
     assert sorted(each["id"] for each in rows) == sorted(each["id"] for each in appointments)
-    first, second, *_ = shown.out.splitlines()[0].split()
-    assert (first, second[:4]) == ("time", "stat")  # as narrow as the patients' names make it
+    assert shown.out.splitlines()[0].split()[:2] == ["time", "status"]
     assert shown.out.splitlines()[-1].endswith(" appointments.")
+
+
+def test_clinic_is_where_the_stack_says_when_cobalt_does_not(cli: Cli, stack_file: Path) -> None:
+    assert Session(stack_file=stack_file).deployment.default_time_zone == DEFAULT_ZONE
 
 
 def test_exit_code_tells_when_a_fetch_ends_without_success(
@@ -328,6 +349,28 @@ def test_exit_code_tells_when_a_fetch_ends_without_success(
     assert (failed.code, failed.json["status"], watched.code) == (5, "FAILED", 5)
     ids = [each["job_execution_id"] for each in listed.json["jobs"]]
     assert ids[0] == failed.json["job_execution_id"]
+
+
+def test_fetch_that_goes_on_is_told_when_its_waiting_is_ended(
+    sandbox: Sandbox, stack_file: Path, connection: str
+) -> None:
+    sandbox.add_fault("silent", count=1, clinic=CLINIC)
+    waiting = subprocess.Popen(
+        _command(stack_file, "fetch", connection, "--from", "50", "--days", "2", "--json"),
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    assert waiting.stderr
+    job = waiting.stderr.readline().partition(":")[0]
+
+    waiting.terminate()
+    told, _ = waiting.communicate(timeout=PROCESS_SECONDS)
+
+    document = json.loads(told)
+    assert waiting.returncode == 143
+    assert (document["error"]["code"], document["job_execution_id"]) == ("interrupted", job)
+    assert f"relay jobs watch {job}" in document["error"]["message"]
 
 
 def test_refusal_is_told_when_the_clinic_has_to_link_its_account_again(
@@ -404,14 +447,14 @@ def test_events_are_told_live_and_nothing_is_left_when_it_is_interrupted(
     job = cli("fetch", connection, "--days", "2", "--json").json["job_execution_id"]
     event = json.loads(tail.stdout.readline())
     tail.send_signal(signal.SIGINT)
-    rest, _ = tail.communicate(timeout=PROCESS_SECONDS)
+    rest, told = tail.communicate(timeout=PROCESS_SECONDS)
 
     assert (event["detail-type"], event["detail"]["job_execution_id"]) == (
         "Appointments Fetched",
         job,
     )
     assert tail.returncode == 130
-    assert json.loads(rest)["error"]["code"] == "interrupted"
+    assert (rest, told) == ("", "\nInterrupted.\n")
     assert len(left) == 1
     assert not stack.aws.sqs.list_queues(QueueNamePrefix=prefix).get("QueueUrls")
     rules = stack.aws.events.list_rules(EventBusName=stack.bus, NamePrefix=prefix)["Rules"]

@@ -1,8 +1,11 @@
 """The operator's command line, as far as it needs no stack."""
 
+import io
 import json
 import os
+import signal
 import stat
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -13,6 +16,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import requests
 from botocore.exceptions import ClientError
 from typer.main import get_command
 
@@ -21,7 +25,9 @@ from cobalt_relay.errors import (
     RelayError,
     SameToken,
     TableFault,
+    TokensFault,
     UnknownConnection,
+    UpstreamFault,
     UpstreamUnreachable,
 )
 from cobalt_relay.models import (
@@ -35,15 +41,16 @@ from cobalt_relay.models import (
     connection_id_of,
     in_days,
 )
+from tools.local.paths import ROOT
 from tools.relay import doctor, fetch, output, rows, schedules
 from tools.relay.app import app, explained, run
 from tools.relay.doctor import Patient
-from tools.relay.faults import NotFound, RelayCommandError, WrongUsage
+from tools.relay.faults import NotFound, RelayCommandError, Unreachable, WrongUsage
 from tools.relay.fetch import Asked, Wanted
 from tools.relay.output import Output
 from tools.relay.putting_back import uncovered
 from tools.relay.schedules import What, When
-from tools.relay.session import Deployment
+from tools.relay.session import Deployment, Session
 
 NOW = datetime(2026, 3, 2, 10, tzinfo=UTC)
 ROW = Connection(
@@ -184,7 +191,82 @@ def test_error_is_told_without_what_it_may_quote(error: Exception, code: int) ->
     assert told.exit_code == code
     assert "Ann Lee" not in told.message
     if isinstance(error, RelayError):
-        assert (told.code, told.message) == (error.code, error.message)
+        assert told.code == error.code
+    if isinstance(error, RelayError) and not isinstance(error, UpstreamFault):
+        assert told.message == error.message
+
+
+@pytest.mark.parametrize("fault", UpstreamFault.__subclasses__())
+def test_no_fetch_is_told_of_when_cobalt_fails_where_none_was_asked_for(
+    fault: type[UpstreamFault],
+) -> None:
+    told = explained(fault())
+
+    assert (told.code, told.exit_code) == (fault.code, 4)
+    assert "Run it again" in told.message
+    assert not any(word in told.message for word in ("fetch", "started", "x-request-id"))
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["jobs", "list", "--state", "foo"], "Invalid value for '--state': 'foo' is not one of"),
+        (["jobs", "list", "--state", "foo"], "See `relay jobs list --help`."),
+        (["--local"], "Missing command. See `relay --help`."),
+        (["schedules", "add", "x", "--days", "1"], "Invalid value for '--days'"),
+        (["schedules", "add", "x", "--spread-minutes", "721"], "Invalid value for '--spread"),
+    ],
+)
+def test_usage_is_told_in_words_of_our_own_when_it_is_wrong(
+    arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert run(arguments) == 2
+
+    told = capsys.readouterr().err
+    assert said in told
+    assert "Value error" not in told
+
+
+def program(*arguments: str) -> list[str]:
+    return [sys.executable, "-P", "-m", "tools.relay", *arguments]
+
+
+def test_no_traceback_is_told_when_it_is_interrupted_in_its_imports(tmp_path: Path) -> None:
+    stop = "import os, signal, time\nos.kill(os.getpid(), signal.SIGINT)\ntime.sleep(9)\n"
+    (tmp_path / "typer.py").write_text(stop)
+    paths = os.pathsep.join(map(str, (tmp_path, ROOT, ROOT / "layers" / "relay")))
+
+    ended = subprocess.run(
+        program("--help"),
+        env={**os.environ, "PYTHONPATH": paths},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert (ended.returncode, ended.stderr) == (-signal.SIGINT, "")
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="Linux has such a device")
+@pytest.mark.parametrize("arguments", [("doctor", "--json"), ("--help",)])
+def test_reason_is_told_when_standard_output_cannot_be_written(
+    arguments: tuple[str, ...], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    _no_aws_settings(monkeypatch, tmp_path)
+    paths = os.pathsep.join(map(str, (ROOT, ROOT / "layers" / "relay")))
+
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            program(*arguments),
+            env={**os.environ, "PYTHONPATH": paths},
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+
+    said = "Error: Standard output cannot be written: No space left on device.\n"
+    assert (ended.returncode, ended.stderr) == (1, said)
 
 
 def test_refusal_of_aws_is_told_by_its_code_alone() -> None:
@@ -236,6 +318,51 @@ def test_table_fits_the_terminal_and_its_ids_are_told_apart(
     assert len(lines) == 2 + len(ids)
     assert len({line.split()[0] for line in lines[2:]}) == len(ids)
     assert (names == {each: each for each in ids}) is (width == 120)
+
+
+@pytest.mark.parametrize("width", [80, 81, 92, 120])
+def test_columns_stay_whole_that_are_not_to_be_cut(
+    width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", str(width))
+    headings = [heading for heading, _ in fetch.COLUMNS]
+    row = ["03-02 09:00", "CHECKED OUT", "t" * 40, "p" * 40, "n" * 40, "MRN-0012345"]
+
+    Output().table(headings, [row], cut=("type", "provider", "patient"))
+
+    heading, _, shown = capsys.readouterr().out.splitlines()
+    assert ("status" in heading, "MRN" in heading, len(shown) <= width) == (True, True, True)
+    assert "CHECKED OUT" in shown
+    assert "MRN-0012345" in shown
+    assert len(shown) > width - 3  # the others have all that is left
+
+
+def test_prompt_keeps_its_blank_when_it_fills_the_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "20")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("y\n"))
+
+    assert output.read_line(Output(), "Remove it all? [y/N]") == "y"
+
+    assert capsys.readouterr().err == "Remove it all? [y/N]: "
+
+
+def test_end_of_the_input_is_no_enter(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO())
+
+    with pytest.raises(EOFError):
+        output.read_line(Output(), "Client id")
+
+
+def test_secret_is_asked_for_when_none_was_given(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("\n\n"))
+
+    with pytest.raises(WrongUsage) as raised:
+        output.read_secret(Output(), "Access token")
+
+    assert raised.value.message.startswith("Access token: none was given.")
+    assert output.read_secret(Output(), "Client secret", may_be_empty=True) == ""
 
 
 # ------------------------------------------------------------------------------------ connections
@@ -317,6 +444,104 @@ def test_today_is_the_clinics_own(said: str, offset: int) -> None:
     assert day == kiritimati + timedelta(days=offset)
 
 
+def test_today_is_that_of_the_default_zone_when_the_clinics_own_is_not_known(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def token(_: str) -> str:
+        raise TokensFault
+
+    deployment = cast(
+        "Deployment",
+        SimpleNamespace(
+            connections=SimpleNamespace(token=token), default_time_zone="Pacific/Kiritimati"
+        ),
+    )
+    nowhere = ROW.model_copy(update={"time_zone": None})
+
+    day = fetch._first_day(deployment, Output(), "today", nowhere)
+
+    assert day == (datetime.now(UTC) + timedelta(hours=14)).date()
+    assert "Pacific/Kiritimati" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("more", [("--from", "2030-01-01"), ("--days", "7")])
+def test_days_are_refused_when_they_are_named_in_two_ways(
+    more: tuple[str, str], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(Session, "deployment", None)
+
+    code = run(["fetch", "c", "--start", "2026-03-02", "--end", "2026-03-04", *more])
+
+    assert code == 2
+    assert "or by --from and --days" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("signalled", "code"), [(KeyboardInterrupt(), 130), (SystemExit(143), 143)]
+)
+@pytest.mark.parametrize("as_json", [True, False])
+def test_fetch_that_goes_on_is_told_when_its_waiting_is_interrupted(
+    signalled: BaseException,
+    code: int,
+    as_json: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    def look(_: str) -> None:
+        raise signalled
+
+    started = SimpleNamespace(start=lambda *_, **__: {"job_execution_id": "job_1"}, look=look)
+    monkeypatch.setattr(Session, "deployment", found_in(ROW))
+    monkeypatch.setattr(fetch, "Api", lambda *_: started)
+
+    ended = run(["fetch", "clinic_1", *(["--json"] if as_json else [])])
+
+    shown = capsys.readouterr()
+    assert ended == code
+    assert shown.err.startswith("job_1: ")
+    if as_json:
+        document = json.loads(shown.out)
+        assert document["error"]["code"] == "interrupted"
+        assert document["job_execution_id"] == "job_1"
+    else:
+        assert "`relay jobs watch job_1` follows it" in shown.err
+        assert shown.out == ""
+
+
+def answered(status: int, **headers: str) -> requests.Response:
+    response = requests.Response()
+    response.status_code = status
+    response.headers.update({name.replace("_", "-"): value for name, value in headers.items()})
+    return response
+
+
+@pytest.mark.parametrize(
+    ("response", "message", "code", "said"),
+    [
+        (answered(504, x_request_id="abc"), "Quote it.", "answer_504", "The x-request-id is abc."),
+        (answered(429, Retry_After="7"), "Too many.", "answer_429", "Try again in 7 s."),
+        (answered(401), "Invalid client_id.", "wrong_client_credentials", "`relay configure`"),
+        (
+            answered(401),
+            "Invalid access token.",
+            "access_token_refused",
+            "`relay connections replace clinic_1`",
+        ),
+        (answered(401), "Unauthorized", "answer_401", "`relay configure`"),
+        (answered(401), "Unauthorized", "answer_401", "`relay connections replace clinic_1`"),
+    ],
+)
+def test_what_helps_is_told_when_the_relay_refuses(
+    response: requests.Response, message: str, code: str, said: str
+) -> None:
+    refusal = fetch._refusal(response, {"message": message}, "clinic_1")
+
+    assert isinstance(refusal, Unreachable)
+    assert (refusal.code, refusal.exit_code) == (code, 4)
+    assert refusal.message.startswith(message)
+    assert said in refusal.message
+
+
 @pytest.mark.parametrize(
     "asked",
     [
@@ -374,6 +599,32 @@ def test_file_is_its_owners_alone_when_another_stood_there(tmp_path: Path) -> No
     assert json.loads(file.read_text()) == [{"id": 1}]
     assert stat.S_IMODE(file.stat().st_mode) == 0o600
     assert list(tmp_path.iterdir()) == [file]
+
+
+@pytest.mark.parametrize("status", ["FAILED", "EXPIRED"])
+def test_file_stays_as_it_is_when_the_fetch_has_failed(
+    status: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file = tmp_path / "appointments.json"
+    file.write_text("good")
+    report = {"status": status}
+
+    fetch._deliver(Output(), report, [], Wanted(file))
+    fetch._deliver(Output(as_json=True), report, [], Wanted(file))
+
+    told = capsys.readouterr()
+    assert file.read_text() == "good"
+    assert json.loads(told.out) == report
+    assert told.err == f"Nothing was written into {file}.\n"
+
+
+def test_file_has_a_heading_when_there_is_no_appointment(tmp_path: Path) -> None:
+    file = tmp_path / "appointments.csv"
+
+    fetch._deliver(Output(), {"status": "COMPLETED"}, [], Wanted(file))
+
+    heading = "id,datetime,status,appointment_type,provider_name,patient_name,patient_mrn"
+    assert file.read_text().splitlines() == [heading]
 
 
 def test_patients_are_warned_of_once_when_a_terminal_shows_them(

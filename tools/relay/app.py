@@ -3,10 +3,12 @@
 The module of a command is loaded when it is run: help and completion need none of them.
 """
 
+import errno
 import os
 import sys
 from collections.abc import Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +18,7 @@ from typer.core import TyperGroup
 
 from tools.relay.faults import (
     ExitCode,
+    Interrupted,
     NotFound,
     NotWell,
     RelayCommandError,
@@ -33,9 +36,11 @@ Every command takes --json, and then writes one JSON document to standard output
 """
 EXIT_CODES = """\
 Exit codes: 0 done · 1 failed, or not well · 2 wrong usage · 3 not found · 4 AWS, the relay or
-Cobalt cannot be reached or refuse · 5 a fetch ended without success · 130 or 143 interrupted ·
-141 closed pipe.
+Cobalt cannot be reached or refuse · 5 a fetch ended without success · 129, 130 or 143 interrupted
+· 141 closed pipe.
 """
+UNWRITABLE = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EBADF}
+"""What the system says of a standard output that cannot be written, beside a closed pipe."""
 
 
 @dataclass
@@ -156,15 +161,18 @@ def fetch(  # noqa: PLR0913 - each parameter is an option of the command line
     connection: Connection,
     *,
     first: Annotated[
-        str,
+        str | None,
         typer.Option(
             "--from",
             metavar="DAY",
             help="First day: today, tomorrow, days from today such as -1, or 2026-03-02."
-            " Today is the clinic's own.",
+            " Today is the clinic's own [default: today].",
         ),
-    ] = "today",
-    days: Annotated[int, typer.Option(min=1, max=366, help="How many days, both counted.")] = 7,
+    ] = None,
+    days: Annotated[
+        int | None,
+        typer.Option(min=1, max=366, help="How many days, both counted [default: 7]."),
+    ] = None,
     start: Annotated[str | None, typer.Option(metavar="DAY", help="First day, with --end.")] = None,
     end: Annotated[str | None, typer.Option(metavar="DAY", help="Last day, with --start.")] = None,
     search_by: Annotated[
@@ -347,13 +355,14 @@ def add_schedule(  # noqa: PLR0913 - each parameter is an option of the command 
         typer.Option(metavar="HH:MM", help="Every day at that time where each clinic is."),
     ] = None,
     from_day: Annotated[int, typer.Option(min=-365, max=365, help="First day, from today.")] = 0,
-    days: Annotated[int, typer.Option(min=1, max=366, help="How many days, both counted.")] = 14,
+    days: Annotated[int, typer.Option(min=2, max=366, help="How many days, both counted.")] = 14,
     connection: Annotated[
         list[str] | None,
         typer.Option(help="Of these connections alone; may be given several times."),
     ] = None,
     spread_minutes: Annotated[
-        int | None, typer.Option(min=0, help="Over how many minutes the fetches are spread.")
+        int | None,
+        typer.Option(min=0, max=720, help="Over how many minutes the fetches are spread."),
     ] = None,
     disabled: Annotated[bool, typer.Option("--disabled", help="Made, but not running.")] = False,
     _json: AsJson = False,
@@ -415,7 +424,18 @@ def tail_events(
 
 def run(arguments: Sequence[str]) -> int:
     """Run the program; give its exit code."""
+    if sys.stdout is None:
+        print("Error: Standard output is closed: let it go somewhere.", file=sys.stderr)
+        return ExitCode.FAILED
     output = Output(as_json="--json" in arguments, wide="--wide" in arguments)
+    try:
+        return _run(arguments, output)
+    except OSError as error:
+        return _unwritten(error, output)
+
+
+def _run(arguments: Sequence[str], output: Output) -> int:
+    """Run it. Raises the `OSError` of a standard output that takes nothing more."""
     try:
         done = app(
             args=list(arguments),
@@ -425,29 +445,40 @@ def run(arguments: Sequence[str]) -> int:
         )
     except _EndedEarlyError as early:
         return _ended(early.__cause__, output)
-    except (BrokenPipeError, EOFError, KeyboardInterrupt) as early:
+    except (BrokenPipeError, EOFError, KeyboardInterrupt, typer.Abort) as early:
         return _ended(early, output)
-    except typer.Abort:
-        return ExitCode.INTERRUPTED
+    except SystemExit as early:
+        return output.error(Interrupted.by(early))
     except NoArgsIsHelpError as help_:  # a command group alone
         output.note(help_.format_message(), style="")
         return ExitCode.USAGE
-    except Exception as error:  # noqa: BLE001 - no traceback ever reaches a user
+    except Exception as error:  # no traceback ever reaches a user
+        if isinstance(error, OSError) and error.errno in UNWRITABLE:
+            raise
         return output.error(explained(error))
     return done if isinstance(done, int) else ExitCode.DONE
 
 
 def _ended(early: BaseException | None, output: Output) -> ExitCode:
     if isinstance(early, BrokenPipeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        return ExitCode.CLOSED_PIPE
+        return _unwritten(early, output)
     if isinstance(early, EOFError):
+        if sys.stdin.isatty():  # behind a prompt, whose line nobody has ended
+            output.note("")
         return output.error(WrongUsage("no_input", "Standard input ended before all was given."))
-    if output.as_json:
-        output.error(NotWell("interrupted", "Interrupted."))
-    else:
-        output.note("\nInterrupted.")
-    return ExitCode.INTERRUPTED
+    return output.error(Interrupted())
+
+
+def _unwritten(error: OSError, output: Output) -> ExitCode:
+    """Give standard output up, with what is left in its buffer; say why, but for a closed pipe."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    if isinstance(error, BrokenPipeError):
+        return ExitCode.CLOSED_PIPE
+    reason = error.strerror or "unknown"
+    failure = NotWell("not_written", f"Standard output cannot be written: {reason}.")
+    with suppress(OSError):  # standard error may be the same file
+        replace(output, as_json=False).error(failure)
+    return failure.exit_code
 
 
 def explained(error: Exception) -> RelayCommandError:
@@ -458,8 +489,15 @@ def explained(error: Exception) -> RelayCommandError:
     if isinstance(error, RelayCommandError):
         return error
     if isinstance(error, typer.TyperException):
-        return WrongUsage("usage", error.format_message())
+        return WrongUsage("usage", _of_typer(error))
     return _of_a_library(error)
+
+
+def _of_typer(error: typer.TyperException) -> str:
+    """Give its words without those of the library below it, and where to read on."""
+    said = error.format_message().replace(": Value error, ", ": ", 1).rstrip(".")
+    context = getattr(error, "ctx", None)
+    return f"{said}. See `{context.command_path} --help`." if context else f"{said}."
 
 
 def _of_a_library(error: Exception) -> RelayCommandError:
@@ -481,6 +519,17 @@ def _of_a_library(error: Exception) -> RelayCommandError:
     return NotWell("unexpected_failure", f"Failed unexpectedly: {type(error).__name__}.")
 
 
+_COBALT_FAILED = {
+    "upstream_unreachable": "Cobalt cannot be reached. Run it again later.",
+    "upstream_unavailable": "Cobalt does not take the request at the moment. Run it again later.",
+    "upstream_broken": "Cobalt answered with an error of its own. Run it again.",
+    "upstream_malformed": "Cobalt's answer could not be understood. Run it again.",
+    "upstream_unanswered": "Cobalt did not answer. Run it again.",
+}
+"""By code. The relay's own words are about a fetch, and no command here asks Cobalt for one itself:
+what it does ask may be asked again."""
+
+
 def _of_the_relay(error: Any) -> RelayCommandError:  # noqa: ANN401 - a RelayError
     from cobalt_relay import errors
 
@@ -490,4 +539,4 @@ def _of_the_relay(error: Any) -> RelayCommandError:  # noqa: ANN401 - a RelayErr
         ((errors.UpstreamRefusal, errors.UpstreamFault, errors.StorageFault), Unreachable),
     ]
     kind = next((mine for theirs, mine in kinds if isinstance(error, theirs)), NotWell)
-    return kind(error.code, error.message)
+    return kind(error.code, _COBALT_FAILED.get(error.code, error.message))

@@ -9,8 +9,9 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from cobalt_relay.errors import AccessTokenRefused
 from cobalt_relay.models import ClientCredentials
-from tools.relay.faults import NotWell, WrongUsage
+from tools.relay.faults import NotWell, Unreachable, WrongUsage
 from tools.relay.output import Output, read_line, read_secret
 from tools.relay.session import Deployment, json_object, secret_text
 
@@ -27,7 +28,14 @@ def configure(deployment: Deployment, output: Output) -> None:
             "no_credentials", "Nothing was entered, and no credentials are there to be kept."
         )
     # Cobalt is asked before anything is put: wrong credentials must not replace right ones.
-    registration = deployment.cobalt.webhook(credentials)
+    try:
+        registration = deployment.cobalt.webhook(credentials)
+    except AccessTokenRefused as error:
+        raise Unreachable(
+            "wrong_client_credentials",
+            "Cobalt does not take these client credentials, and nothing was put. Run it again with"
+            " the client id and the client secret that Cobalt gave you.",
+        ) from error
     done: dict[str, str] = {}
     if credentials == stored:
         done["credentials"] = "unchanged"
@@ -77,7 +85,7 @@ def _ask(output: Output, stored: ClientCredentials | None) -> ClientCredentials 
     if sys.stdin.isatty():
         kept = " (Enter keeps the one that is there)" if stored else ""
         client_id = read_line(output, f"Client id{kept}")
-        client_secret = read_secret(output, f"Client secret{kept}")
+        client_secret = read_secret(output, f"Client secret{kept}", may_be_empty=True)
     else:
         text = sys.stdin.read().strip()
         said: dict[str, Any] = json_object(text)

@@ -10,12 +10,15 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime
+from itertools import islice
 from typing import Any
 
+import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
 from tools.local import processes
 from tools.relay import rows
+from tools.relay.faults import Interrupted
 from tools.relay.output import Output, plain
 from tools.relay.session import Deployment
 
@@ -40,15 +43,17 @@ def tail(
     if connection:
         [row] = rows.find_in_use(deployment, connection)
         pattern["detail"] = {"connection_id": [row.connection_id]}
-    _remove_leftovers(deployment)
-    shown = 0
-    with _listening(deployment, pattern) as url:
-        output.note("Listening; Ctrl-C ends it." if count is None else "Listening.")
-        for event in _received(deployment, url):
-            _tell(output, event)
-            shown += 1
-            if shown == count:
-                return
+    try:
+        _remove_leftovers(deployment)
+        with _listening(deployment, pattern) as url:
+            output.note("Listening; Ctrl-C ends it." if count is None else "Listening.")
+            for event in islice(_received(deployment, url), count):
+                _tell(output, event)
+    except (KeyboardInterrupt, SystemExit) as early:
+        # The documented end: a document about it would stand among the events.
+        end = Interrupted.by(early)
+        output.note(f"\n{end.message}")
+        raise typer.Exit(end.exit_code) from early
 
 
 def _tell(output: Output, event: dict[str, Any]) -> None:

@@ -8,13 +8,15 @@ import csv
 import json
 import os
 import re
+import shlex
 import time
-from collections.abc import Iterable
-from contextlib import suppress
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager, suppress
 from datetime import date, datetime, timedelta
 from io import StringIO
 from pathlib import Path
 from typing import Any, NamedTuple
+from zoneinfo import ZoneInfo
 
 import requests
 
@@ -29,7 +31,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from tools.relay import jobs, rows
-from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
+from tools.relay.faults import Interrupted, NotFound, NotWell, Unreachable, WrongUsage
 from tools.relay.output import Output, plain
 from tools.relay.session import Deployment
 
@@ -38,6 +40,8 @@ TIMEOUT = (5, 35)
 LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
 TRIES = 5
 """Looks at a job that may fail one after the other before the waiting ends."""
+DAYS_AT_ONCE = 7
+"""Where the options do not say how many."""
 DAYS = {"today": 0, "tomorrow": 1, "yesterday": -1}
 _OFFSET = re.compile(r"[+-]?\d{1,4}", re.ASCII)
 _FORMULA = ("=", "@", "\t", "\r")
@@ -51,15 +55,16 @@ COLUMNS = (
     ("patient", ("patient_name", "patient_id", "patient_ehr_id")),
     ("MRN", ("patient_mrn", "mrn")),
 )
-"""Of the table: each with the names that editions of Cobalt give the field."""
+"""Of the table: each with the names that editions of Cobalt give the field, the newest first."""
+USUAL = ["id", *(names[0] for _, names in COLUMNS)]
 
 
 class Asked(NamedTuple):
     """What is to be fetched, as the options say."""
 
     connection: str
-    first: str = "today"
-    days: int = 7
+    first: str | None = None
+    days: int | None = None
     start: str | None = None
     end: str | None = None
     search_by: str = "date_range"
@@ -79,8 +84,12 @@ def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) 
     _check(asked, wanted)
     [row] = rows.find_in_use(deployment, asked.connection)
     days = _days(deployment, output, asked, row)
-    api = Api(deployment, deployment.connections.token(row.connection_id))
-    answer = api.start(_body(asked, days), as_range=_is_long(asked, days))
+    api = Api(deployment, row)
+    with _told_when_interrupted(
+        "Interrupted before the relay answered: the fetch may have been started, and"
+        " `relay jobs list` shows it then."
+    ):
+        answer = api.start(_body(asked, days), as_range=_is_long(asked, days))
     job = str(answer["job_execution_id"])
     if not wanted.wait:
         if output.as_json:
@@ -88,13 +97,24 @@ def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) 
         else:
             output.say(f"{job} has begun. `relay jobs watch {job}` waits for it.")
         return
-    if not output.as_json:
+    with _told_when_interrupted(
+        f"Interrupted. {job} goes on at the clinic: `relay jobs watch {job}` follows it.", job
+    ):
         output.note(f"{job}: {days.start_date} to {days.end_date}")
-    report = _await(api, output, job)
+        report = _await(api, output, job)
     appointments = _appointments(deployment, report)
     _deliver(output, report, appointments, wanted)
     if report["status"] != jobs.GOOD:
         jobs.end_badly(output, report)
+
+
+@contextmanager
+def _told_when_interrupted(message: str, job: str | None = None) -> Iterator[None]:
+    """Tell what goes on without us, whichever signal it is."""
+    try:
+        yield
+    except (KeyboardInterrupt, SystemExit) as early:
+        raise Interrupted.by(early, message, job) from early
 
 
 # ----------------------------------------------------------------------------------- what is asked
@@ -103,6 +123,8 @@ def fetch(deployment: Deployment, output: Output, asked: Asked, wanted: Wanted) 
 def _check(asked: Asked, wanted: Wanted) -> None:
     if bool(asked.start) != bool(asked.end):
         raise WrongUsage("days", "--start and --end go together.")
+    if asked.start and (asked.first is not None or asked.days is not None):
+        raise WrongUsage("days", "Name the days by --start and --end, or by --from and --days.")
     if asked.search_by == "provider" and not asked.provider_ids:
         raise WrongUsage("providers", "--search-by provider needs --provider-id.")
     if asked.search_by != "provider" and asked.provider_ids:
@@ -119,9 +141,9 @@ def _days(deployment: Deployment, output: Output, asked: Asked, row: Connection)
     if asked.start and asked.end:
         window = _window(asked.start, asked.end)
     else:
-        first = _first_day(deployment, output, asked.first, row)
+        first = _first_day(deployment, output, asked.first or "today", row)
         try:
-            window = in_days(first, 0, asked.days)
+            window = in_days(first, 0, asked.days or DAYS_AT_ONCE)
         except OverflowError:
             raise WrongUsage("days", "The calendar ends with the year 9999.") from None
     least = 0 if asked.search_by == "provider" else 1
@@ -158,10 +180,14 @@ def _today(deployment: Deployment, output: Output, row: Connection) -> date:
             token = deployment.connections.token(row.connection_id)
             name = deployment.cobalt.settings_of(deployment.credentials(), token).time_zone
     zone = zone_named(name or "")
-    if zone:
-        return today(utc_now(), zone)
-    output.note("The clinic's time zone is not known: today is UTC's.", style="yellow")
-    return utc_now().date()
+    if zone is None:
+        zone = ZoneInfo(deployment.default_time_zone)
+        output.note(
+            f"The clinic's time zone is not known: today is that of {zone.key}, the stack's"
+            " DefaultTimezone.",
+            style="yellow",
+        )
+    return today(utc_now(), zone)
 
 
 def _is_long(asked: Asked, days: Window) -> bool:
@@ -184,15 +210,16 @@ def _body(asked: Asked, days: Window) -> dict[str, Any]:
 class Api:
     """The relay's own API, spoken to with the stored credentials and a connection's token."""
 
-    def __init__(self, deployment: Deployment, access_token: str) -> None:
+    def __init__(self, deployment: Deployment, row: Connection) -> None:
         credentials = deployment.credentials()
+        self._named = row.access_token_reference_id or row.connection_id
         self._url = deployment.api_url
         self._session = requests.Session()
         self._session.trust_env = False
         self._headers = {
             "client_id": credentials.client_id,
             "client_secret": credentials.client_secret,
-            "access_token": access_token,
+            "access_token": deployment.connections.token(row.connection_id),
         }
         if key := deployment.outputs.get("ApiKeyId"):
             answer = deployment.client("apigateway").get_api_key(apiKey=key, includeValue=True)
@@ -205,14 +232,14 @@ class Api:
         answer = _object(response)
         if response.status_code == 202 and answer.get("job_execution_id"):
             return answer
-        raise _refusal(response.status_code, answer)
+        raise _refusal(response, answer, self._named)
 
     def look(self, job: str) -> tuple[dict[str, Any], float]:
         """Give what is known of a job, and the seconds after which to look again."""
         response = self._send("GET", f"/appointments/fetch/{job}", headers=self._headers)
         answer = _object(response)
         if response.status_code != 200:
-            raise _refusal(response.status_code, answer)
+            raise _refusal(response, answer, self._named)
         after = response.headers.get("Retry-After", "")
         pause = float(after) if after.isdecimal() else 2.0
         return answer, min(max(pause, LEAST_PAUSE), MOST_PAUSE)
@@ -231,14 +258,42 @@ def _object(response: requests.Response) -> dict[str, Any]:
     return answer if isinstance(answer, dict) else {}
 
 
-def _refusal(status: int, answer: dict[str, Any]) -> Exception:
-    said = answer.get("message")
+def _refusal(response: requests.Response, answer: dict[str, Any], named: str) -> Exception:
+    """Tell why, and what to do about it; `named` is the connection that was meant."""
+    status, said = response.status_code, answer.get("message")
     message = plain(said) if isinstance(said, str) and said else f"The relay answered {status}."
     if status == 404:
         return NotFound("no_such_job", message)
     if status in {400, 422}:
         return WrongUsage("refused", message)
-    return Unreachable(str(answer.get("error") or f"answer_{status}"), message)
+    code, more = str(answer.get("error") or f"answer_{status}"), []
+    if status == 401:
+        code, remedy = _remedy(code, message, named)
+        more.append(remedy)
+    if after := plain(response.headers.get("Retry-After")):
+        more.append(f"Try again in {after} s." if after.isdecimal() else f"Try again at {after}.")
+    request = response.headers.get("x-request-id") or response.headers.get("x-amzn-RequestId")
+    if request and status >= 500:
+        more.append(f"The x-request-id is {plain(request)}.")
+    if more and not message.endswith("."):  # words of Cobalt, as they came
+        message += "."
+    return Unreachable(code, " ".join([message, *more]))
+
+
+def _remedy(code: str, message: str, named: str) -> tuple[str, str]:
+    """Give the code of a 401, and the commands that mend it.
+
+    The contract has no code for what was refused. So the words choose which command is named; where
+    they do not tell, both are.
+    """
+    configure = "`relay configure` puts other client credentials."
+    replace = f"`relay connections replace {shlex.quote(plain(named))}` gives it a new token."
+    is_client, is_token = (word in message.lower() for word in ("client", "token"))
+    if is_client == is_token:
+        return code, f"{replace} {configure}"
+    if is_token:
+        return "access_token_refused", replace
+    return "wrong_client_credentials", configure
 
 
 def _await(api: Api, output: Output, job: str) -> dict[str, Any]:
@@ -293,7 +348,8 @@ def _deliver(
     appointments: list[dict[str, Any]],
     wanted: Wanted,
 ) -> None:
-    if wanted.file:
+    is_good = report["status"] in {jobs.GOOD, "PARTIAL"}
+    if wanted.file and is_good:
         _write(wanted.file, _format(wanted), appointments)
         if output.as_json:
             output.document({**report, "file": str(wanted.file), "written": len(appointments)})
@@ -301,9 +357,12 @@ def _deliver(
             output.say(f"{len(appointments)} appointments are in {wanted.file}.", style="green")
         return
     if output.as_json:
-        output.document({**report, "appointments": appointments})
+        kept = {} if wanted.file else {"appointments": appointments}
+        output.document({**report, **kept})
         return
-    if report["status"] not in {jobs.GOOD, "PARTIAL"}:
+    if not is_good:
+        if wanted.file:
+            output.note(f"Nothing was written into {wanted.file}.")
         return
     if output.out.is_terminal and appointments:
         output.note("The table names patients: mind who sees this screen.", style="yellow")
@@ -360,8 +419,11 @@ def _as_json(appointments: list[dict[str, Any]]) -> str:
 
 
 def _as_csv(appointments: list[dict[str, Any]]) -> str:
-    """Give a column for every field that any of them has; lists and objects as JSON."""
-    names = list(dict.fromkeys(name for each in appointments for name in each))
+    """Give a column for every field that any of them has; lists and objects as JSON.
+
+    Where there are none, those of the table: what reads the file looks for a heading.
+    """
+    names = list(dict.fromkeys(name for each in appointments for name in each)) or USUAL
     text = StringIO()
     writer = csv.writer(text)
     writer.writerow(names)

@@ -20,7 +20,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from tools.relay.faults import ExitCode, RelayCommandError, WrongUsage
+from tools.relay.faults import ExitCode, Interrupted, RelayCommandError, WrongUsage
 
 PIPED_WIDTH = 200
 """Characters of a line that goes into a file or a pipe, where no terminal says how many fit."""
@@ -28,6 +28,8 @@ WIDE = 110
 """From this width on, ids are shown whole."""
 SHORTEST_ID = 12
 SHORTEST_CELL = 6
+GAP = 2
+"""Between two columns of a table: its box draws a blank, and the left one is padded by another."""
 
 STYLES = {
     "active": "green",
@@ -129,7 +131,8 @@ class Output:
         """Give the width that each of the columns can have that are to be cut."""
         columns = zip(headings, *rows, strict=True)
         taken = sum(max(map(cell_len, each)) for each in columns if each[0] not in cut)
-        return max(SHORTEST_CELL, (self.out.width - taken - len(headings)) // len(cut))
+        gaps = GAP * (len(headings) - 1)
+        return max(SHORTEST_CELL, (self.out.width - taken - gaps) // len(cut))
 
     def facts(self, facts: Iterable[tuple[str, object]]) -> None:
         """Show names and values; those without a value are left out."""
@@ -169,7 +172,12 @@ class Output:
     def error(self, error: RelayCommandError) -> ExitCode:
         """Tell what went wrong; give the exit code."""
         if self.as_json:
-            self.document({"error": {"code": error.code, "message": error.message}})
+            told: Json = {"error": {"code": error.code, "message": error.message}}
+            if error.job_execution_id:
+                told["job_execution_id"] = error.job_execution_id
+            self.document(told)
+        elif isinstance(error, Interrupted):
+            self.note(f"\n{error.message}")
         else:
             self.err.print(Text.assemble(("Error: ", "bold red"), error.message), soft_wrap=True)
         return error.exit_code
@@ -212,17 +220,25 @@ def moment(text: datetime | None) -> str:
 # -------------------------------------------------------------------------------------------- input
 
 
-def read_secret(output: Output, prompt: str) -> str:
-    """Read a secret: hidden from a terminal, else a line of standard input. May be empty."""
-    if sys.stdin.isatty():
-        return _hidden(output, prompt)
-    return sys.stdin.readline().strip()
+def read_secret(output: Output, prompt: str, *, may_be_empty: bool = False) -> str:
+    """Read a secret: hidden from a terminal, else a line of standard input."""
+    is_typed = sys.stdin.isatty()
+    secret = _hidden(output, prompt) if is_typed else sys.stdin.readline().strip()
+    if not secret and not may_be_empty:
+        raise WrongUsage(
+            "nothing_given",
+            f"{prompt}: none was given. Type it at the prompt, or put it into standard input.",
+        )
+    return secret
 
 
 def read_line(output: Output, prompt: str) -> str:
-    """Read a line of which no secret is made."""
-    output.err.print(Text(f"{prompt}: "), end="")
-    return sys.stdin.readline().strip()
+    """Read a line of which no secret is made. `EOFError` for Ctrl-D: that is no empty line."""
+    output.err.print(Text(f"{prompt}: "), end="", soft_wrap=True)
+    line = sys.stdin.readline()
+    if not line:
+        raise EOFError
+    return line.strip()
 
 
 def confirm(output: Output, question: str) -> bool:

@@ -22,7 +22,7 @@ from cobalt_relay.adapters.secrets import Secrets
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.errors import EnvironmentIncomplete
 from cobalt_relay.models import ClientCredentials
-from cobalt_relay.settings import Settings
+from cobalt_relay.settings import PlanSettings, Settings
 from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -64,16 +64,25 @@ class Deployment:
     @cached_property
     def settings(self) -> Settings:
         """What the functions of the stack are told."""
-        configuration = self.client("lambda").get_function_configuration(
-            FunctionName=self.output("FetchAppointmentsName")
-        )
-        try:
-            settings = Settings.from_environment(configuration["Environment"]["Variables"])
-        except EnvironmentIncomplete as error:
-            raise NotWell(error.code, error.message) from error
+        settings = self._settings(Settings, "FetchAppointmentsName")
         if self.is_local and urlsplit(settings.cobalt_base_url).hostname not in LOOPBACK:
             raise NotWell("not_local", "The local stack does not point at the sandbox.")
         return settings
+
+    @cached_property
+    def default_time_zone(self) -> str:
+        """Where a clinic is taken to be, by schedules too, of which Cobalt does not tell it."""
+        return self._settings(PlanSettings, "PlanFetchesName").default_time_zone
+
+    def _settings[T: Settings](self, kind: type[T], output: str) -> T:
+        """Read the environment of the function that an output names."""
+        configuration = self.client("lambda").get_function_configuration(
+            FunctionName=self.output(output)
+        )
+        try:
+            return kind.from_environment(configuration["Environment"]["Variables"])
+        except EnvironmentIncomplete as error:
+            raise NotWell(error.code, error.message) from error
 
     @cached_property
     def cobalt(self) -> Cobalt:
