@@ -38,6 +38,7 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.services.plan_fetches import SchedulePlan
 from tools.relay import rows, schedules
+from tools.relay.app import explained
 from tools.relay.configure import credentials_in
 from tools.relay.faults import ExitCode, NotFound, RelayCommandError
 from tools.relay.output import Output
@@ -96,10 +97,9 @@ def _findings(name: str, check: Check) -> list[Finding]:
         return list(check())
     except _UnknownError:
         return [Finding(name, SKIPPED, "an earlier check has to be well first")]
-    except RelayError as error:
-        return [Finding(name, FAILED, error.code, error.message)]
-    except RelayCommandError as error:
-        return [Finding(name, FAILED, error.code, error.message)]
+    except (RelayError, RelayCommandError) as error:
+        told = explained(error)
+        return [Finding(name, FAILED, told.code, told.message)]
     except ClientError as error:
         code = error.response["Error"]["Code"]
         remedy = f"You may need a permission for {error.operation_name}."
