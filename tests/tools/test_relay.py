@@ -320,6 +320,17 @@ def test_table_fits_the_terminal_and_its_ids_are_told_apart(
     assert (names == {each: each for each in ids}) is (width == 120)
 
 
+def test_column_is_not_cut_when_another_leaves_it_the_room(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("COLUMNS", "60")
+    row = ["conn_1", "x" * 30, "never"]
+
+    Output().table(("id", "zone", "failure"), [row], cut=("zone", "failure"))
+
+    assert "x" * 30 in capsys.readouterr().out
+
+
 @pytest.mark.parametrize("width", [80, 81, 92, 120])
 def test_columns_stay_whole_that_are_not_to_be_cut(
     width: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -115,24 +115,35 @@ class Output:
             header_style="bold",
         )
         cells = [[plain(cell) for cell in row] for row in rows]
-        most = None if self.wide or not cut else self._left_for(headings, cells, cut)
+        most = {} if self.wide or not cut else self._left_for(headings, cells, cut)
         for number, heading in enumerate(headings):
             table.add_column(
                 heading,
-                no_wrap=number == 0 or most is not None,
-                overflow="fold" if most is None else "ellipsis",
-                max_width=most if heading in cut else None,
+                no_wrap=number == 0 or bool(most),
+                overflow="ellipsis" if most else "fold",
+                max_width=most.get(heading),
             )
         for row in cells:
             table.add_row(*(Text(cell, style=STYLES.get(cell, "")) for cell in row))
         self.out.print(table)
 
-    def _left_for(self, headings: Sequence[str], rows: list[list[str]], cut: Sequence[str]) -> int:
-        """Give the width that each of the columns can have that are to be cut."""
+    def _left_for(
+        self, headings: Sequence[str], rows: list[list[str]], cut: Sequence[str]
+    ) -> dict[str, int]:
+        """Give the width that each of the columns can have that are to be cut.
+
+        What the narrow ones do not need is for the others.
+        """
         columns = zip(headings, *rows, strict=True)
-        taken = sum(max(map(cell_len, each)) for each in columns if each[0] not in cut)
-        gaps = GAP * (len(headings) - 1)
-        return max(SHORTEST_CELL, (self.out.width - taken - gaps) // len(cut))
+        widths = {each[0]: max(map(cell_len, each)) for each in columns}
+        taken = sum(width for name, width in widths.items() if name not in cut)
+        left = self.out.width - taken - GAP * (len(headings) - 1)
+        most: dict[str, int] = {}
+        for name in sorted(cut, key=lambda each: widths[each]):
+            share = left // (len(cut) - len(most))
+            most[name] = min(widths[name], max(SHORTEST_CELL, share))
+            left -= most[name]
+        return most
 
     def facts(self, facts: Iterable[tuple[str, object]]) -> None:
         """Show names and values; those without a value are left out."""
