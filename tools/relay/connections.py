@@ -1,5 +1,6 @@
 """`relay connections`: what is known of each clinic's connection, and its coming and going."""
 
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from cobalt_relay.errors import UnprovenClinic
@@ -63,6 +64,8 @@ def add(deployment: Deployment, output: Output) -> None:
 
 def replace(deployment: Deployment, output: Output, named: str, *, sure: bool) -> None:
     """Give a connection another token, and with it another id; said again, it goes on with that."""
+    with suppress(WrongUsage):  # of several that are so named the token tells which is meant
+        rows.find_connection(deployment, named)
     token = _token(output, f"New access token of {named}")
     old = rows.find_predecessor(deployment, named, connection_id_of(token))
     manager = _manager(deployment)

@@ -188,6 +188,11 @@ class Patient:
             raise _UnknownError
         return key
 
+    @cached_property
+    def fleet(self) -> list[Connection]:
+        """Every connection, replaced ones too."""
+        return rows.connections(self.deployment)
+
     # ----------------------------------------------------------------------------------- the checks
 
     def stack(self) -> Iterator[Finding]:
@@ -323,7 +328,7 @@ class Patient:
         own = self.deployment.output("ScheduleName")
         if own not in {each["Name"] for each in found}:
             yield Finding("schedules", FAILED, f"{own} is not there", "Deploy the stack again.")
-        known = {each.connection_id for each in rows.connections(self.deployment)}
+        known = {each.connection_id for each in self.fleet}
         for schedule in found:
             yield _schedule(schedule, known)
 
@@ -367,7 +372,7 @@ class Patient:
 
     def connections(self) -> Iterator[Finding]:
         """Who cannot be fetched, or soon cannot."""
-        found = [each for each in rows.connections(self.deployment) if each.state != "replaced"]
+        found = [each for each in self.fleet if each.state != "replaced"]
         if not found:
             remedy = "Add one with `relay connections add`."
             yield Finding("connections", WARNING, "there is none", remedy)

@@ -40,7 +40,7 @@ TIMEOUT = (5, 35)
 LEAST_PAUSE, MOST_PAUSE = 0.2, 30.0
 TRIES = 5
 """Looks at a job that may fail one after the other before the waiting ends."""
-DAYS_AT_ONCE = 7
+DEFAULT_DAYS = 7
 """Where the options do not say how many."""
 DAYS = {"today": 0, "tomorrow": 1, "yesterday": -1}
 _OFFSET = re.compile(r"[+-]?\d{1,4}", re.ASCII)
@@ -143,7 +143,7 @@ def _days(deployment: Deployment, output: Output, asked: Asked, row: Connection)
     else:
         first = _first_day(deployment, output, asked.first or "today", row)
         try:
-            window = in_days(first, 0, asked.days or DAYS_AT_ONCE)
+            window = in_days(first, 0, asked.days or DEFAULT_DAYS)
         except OverflowError:
             raise WrongUsage("days", "The calendar ends with the year 9999.") from None
     least = 0 if asked.search_by == "provider" else 1

@@ -105,18 +105,18 @@ def add(deployment: Deployment, output: Output, name: str, when: When, what: Wha
     full = _full_name(deployment, name)
     if full in _own(deployment):
         raise WrongUsage("name_taken", f"{full} is a schedule of the template's own.")
-    plan = _plan(deployment, full, when, what)
-    own = deployment.client("scheduler").get_schedule(
-        GroupName="default", Name=deployment.output("ScheduleName")
-    )["Target"]
+    expression, plan = _expression(when), _plan(deployment, full, when, what)
+    own = _get(deployment, deployment.output("ScheduleName"))
     kept = ("Arn", "RoleArn", "RetryPolicy", "DeadLetterConfig")
-    target = {key: own[key] for key in kept if key in own}
+    target = {key: own["Target"][key] for key in kept if key in own["Target"]}
+    if (spread := plan_of(own).get("spread_minutes")) is not None:
+        plan.setdefault("spread_minutes", spread)
     try:
         deployment.client("scheduler").create_schedule(
             GroupName="default",
             Name=full,
             Description="Made by relay schedules add",
-            **_expression(when),
+            **expression,
             State="DISABLED" if when.disabled else "ENABLED",
             FlexibleTimeWindow={"Mode": "OFF"},
             Target={**target, "Input": json.dumps(plan)},
@@ -217,16 +217,12 @@ def _is_zone(name: str) -> bool:
 
 
 def _plan(deployment: Deployment, full: str, when: When, what: What) -> dict[str, Any]:
-    _expression(when)
     plan: dict[str, Any] = {"from_day": what.from_day, "days": what.days}
     if what.connections:
         found = rows.find_in_use(deployment, *what.connections)
         plan["connections"] = [each.connection_id for each in found]
-    spread = what.spread_minutes
-    if spread is None:  # the template's own has ScheduleSpreadMinutes
-        spread = plan_of(_get(deployment, deployment.output("ScheduleName"))).get("spread_minutes")
-    if spread is not None:
-        plan["spread_minutes"] = spread
+    if what.spread_minutes is not None:
+        plan["spread_minutes"] = what.spread_minutes
     plan |= {"schedule": full, "scheduled_at": SCHEDULED_TIME}
     if when.at:
         plan["at"] = when.at

@@ -100,13 +100,11 @@ class ManageConnections:
     def remove(self, connection_id: str) -> None:
         """Forget a connection and its token, also one that was replaced; its jobs stay.
 
-        A token may be there without its connection, where Cobalt never accepted it: that goes too.
         Raises `ConnectionUnregistered`.
         """
-        is_registered = self._connections.get(connection_id) is not None
-        self._connections.remove(connection_id)
-        if not is_registered:
+        if self._connections.get(connection_id) is None:
             raise ConnectionUnregistered
+        self._connections.remove(connection_id)
 
     def _settings_of(self, access_token: str) -> ClinicSettings:
         return self._cobalt.settings_of(self._secrets.credentials(), access_token)

@@ -272,6 +272,7 @@ class ReconcileJobs:
                     continue
             except RelayError as error:
                 run.failed(error)
+                count("LookFailed")
                 ids = {"job_execution_id": job.job_execution_id, "error_code": error.code}
                 logger.warning("look_failed", extra=ids)
                 is_whole = False

@@ -60,7 +60,7 @@ class Standing:
         connection = self._connections.get(connection_id)
         if completion.state is not JobState.COMPLETED:
             code = completion.error_code or ""
-            if connection and _is_of_the_former(job, connection):
+            if connection and _is_of_the_former(job.accepted_at, connection):
                 self._connections.note_failure(connection_id, code, self._now())
             else:
                 self.failed(connection_id, code, "result", said_at)
@@ -90,8 +90,7 @@ class Standing:
         connection_id = connection.connection_id
         if event.type == LOGIN_REQUIRED_EVENT:
             said_at = event.created_at or received_at
-            is_of_the_former = connection.replaces and said_at < connection.registered_at
-            if not is_of_the_former:
+            if not _is_of_the_former(said_at, connection):
                 self.failed(connection_id, LOGIN_REQUIRED, "event", said_at)
         elif event.type == PASSWORD_WARNING_EVENT:
             count("PasswordChangeWarned")
@@ -99,12 +98,10 @@ class Standing:
         return connection_id
 
 
-def _is_of_the_former(job: Job, connection: Connection) -> bool:
-    """Whether a job was accepted for the connection whose place this one has taken since.
+def _is_of_the_former(moment: datetime | None, connection: Connection) -> bool:
+    """Whether a job was accepted, or an event made, for the one whose place a connection has taken.
 
-    What its failure says of the link is said of the old one.
+    What it says of the link is said of the old one.
     """
     has_taken_a_place = connection.replaces is not None
-    return has_taken_a_place and bool(
-        job.accepted_at and job.accepted_at < connection.registered_at
-    )
+    return has_taken_a_place and moment is not None and moment < connection.registered_at
