@@ -16,7 +16,7 @@ def read_job() -> Response[str]:
     """Tell nobody but the connection whose job it is."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
-    report, pause_seconds = bootstrap.read_appointments().job(
+    report, pause_seconds = bootstrap.read_jobs().job(
         client_id, client_secret, access_token, api.job_id(event)
     )
     return api.job_found(event, report.model_dump(mode="json"), pause_seconds)

@@ -365,7 +365,7 @@ ASK: dict[Route, Callable[[], Answer]] = {
 USE_CASES = {
     FETCH: "fetch_appointments",
     RANGE: "fetch_appointments",
-    READ: "read_appointments",
+    READ: "read_jobs",
     WEBHOOK: "receive_webhook",
 }
 

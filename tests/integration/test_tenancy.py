@@ -1,6 +1,6 @@
 """One clinic learns nothing of another one's, on the deployed stack: routes, ids, keys, both ways.
 
-That every refusal costs the same AWS calls in the same order is in `tests/unit/test_read_appointments.py`.
+That every refusal costs the same AWS calls in the same order is in `tests/unit/test_read_jobs.py`.
 """
 
 from typing import Any

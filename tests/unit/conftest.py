@@ -24,7 +24,7 @@ from cobalt_relay.services.fetch_range import FetchRanges
 from cobalt_relay.services.gather_ranges import GatherRanges
 from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.plan_fetches import PlanFetches
-from cobalt_relay.services.read_appointments import ReadAppointments
+from cobalt_relay.services.read_jobs import ReadJobs
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
 from cobalt_relay.services.run_fetches import RunFetches
@@ -98,9 +98,7 @@ class World:
             now=self.clock,
             sleep=self.clock.sleep,
         )
-        self.read_appointments = ReadAppointments(
-            self.jobs, self.ranges, self.secrets, now=self.clock
-        )
+        self.read_jobs = ReadJobs(self.jobs, self.ranges, self.secrets, now=self.clock)
         self.take_in = TakeIn(
             self.jobs,
             self.results,
@@ -173,7 +171,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     world = World()
     for name in (
         "fetch_appointments",
-        "read_appointments",
+        "read_jobs",
         "receive_webhook",
         "plan_fetches",
         "run_fetches",

@@ -194,7 +194,7 @@ def test_use_cases_are_built_once_from_the_environment(monkeypatch: pytest.Monke
 
     built = [
         bootstrap.fetch_appointments(),
-        bootstrap.read_appointments(),
+        bootstrap.read_jobs(),
         bootstrap.receive_webhook(),
         bootstrap.plan_fetches(),
         bootstrap.run_fetches(),

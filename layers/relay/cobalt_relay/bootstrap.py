@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from cobalt_relay.services.fetch_range import FetchRanges
     from cobalt_relay.services.gather_ranges import GatherRanges
     from cobalt_relay.services.plan_fetches import PlanFetches
-    from cobalt_relay.services.read_appointments import ReadAppointments
+    from cobalt_relay.services.read_jobs import ReadJobs
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
     from cobalt_relay.services.rotate_webhook_secret import RotateWebhookSecret
@@ -68,12 +68,12 @@ def fetch_ranges() -> "FetchRanges":
 
 
 @cache
-def read_appointments() -> "ReadAppointments":
+def read_jobs() -> "ReadJobs":
     """Give the use case behind `GET /v1/appointments/fetch/{job_execution_id}`."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.services.read_appointments import ReadAppointments
+    from cobalt_relay.services.read_jobs import ReadJobs
 
-    return ReadAppointments(_jobs(aws.PATIENT), _ranges(aws.PATIENT), _secrets(aws.PATIENT))
+    return ReadJobs(_jobs(aws.PATIENT), _ranges(aws.PATIENT), _secrets(aws.PATIENT))
 
 
 @cache

@@ -33,7 +33,7 @@ MOST_PAUSE_SECONDS = 60
 """Bounds of the pause that a caller is asked for. The reconciler's own looks are a minute apart."""
 
 
-class ReadAppointments:
+class ReadJobs:
     """The use case. One object serves all invocations of a function."""
 
     def __init__(

@@ -18,7 +18,7 @@ from cobalt_relay.adapters.secrets import REFRESH_SECONDS, Secrets
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.errors import SecretsFault, TableFault
 from cobalt_relay.models import ClientCredentials, iso
-from cobalt_relay.services.read_appointments import ReadAppointments
+from cobalt_relay.services.read_jobs import ReadJobs
 from functions.fetch_appointments.handler import lambda_handler as fetch
 from functions.read_appointments.handler import lambda_handler as read
 from functions.receive_webhook.handler import lambda_handler as receive
@@ -240,13 +240,13 @@ class Wire:
         monkeypatch.setattr(secretsmanager, "_make_api_call", self._read_secret)
         self._table = Table(dynamodb, "table")
         self._items = world.jobs.table.items
-        service = ReadAppointments(
+        service = ReadJobs(
             Jobs(self._table, timedelta(days=30), timedelta(hours=2)),
             Ranges(self._table, timedelta(days=30)),
             Secrets(secretsmanager, "arn:c", "arn:w", clock=lambda: self.seconds),
             now=world.clock,
         )
-        monkeypatch.setattr(bootstrap, "read_appointments", lambda: service)
+        monkeypatch.setattr(bootstrap, "read_jobs", lambda: service)
 
     def _read_rows(self, operation: str, arguments: dict[str, Any]) -> dict[str, Any]:
         keys = arguments["RequestItems"]["table"]["Keys"]
