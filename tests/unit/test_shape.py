@@ -74,7 +74,11 @@ ALLOWED = {
         "javascript",
         "json_limits",
         "clinic_time",
+        "appointments",
+        "snapshots",
     },
+    "appointments.py": {"models"},
+    "snapshots.py": {"appointments", "models"},
     "javascript.py": {"json_limits"},
     "json_limits.py": set(),
     "places.py": set(),
@@ -85,7 +89,15 @@ ALLOWED = {
     "errors.py": set(),
     "observability.py": {"errors"},
     "api.py": {"errors", "models", "json_limits", "observability"},
-    "adapters": {"adapters", "clinic_time", "models", "errors", "events"},
+    "adapters": {
+        "adapters",
+        "clinic_time",
+        "models",
+        "errors",
+        "events",
+        "places",
+        "snapshots",
+    },
     "bootstrap.py": {"adapters", "services", "settings"},
 }
 

@@ -2,6 +2,8 @@
 
 appointments/connection=<connection id>/date=<UTC day received>/<job_execution_id>
 webhooks/type=<type>/date=<UTC day received>/<Cobalt's event id>
+snapshots/connection=<connection id>/day=<day where the clinic is>/appointments.json
+changes/connection=<connection id>/date=<UTC day completed>/<job_execution_id>
 """
 
 import hashlib
@@ -32,3 +34,23 @@ def appointments_place(connection_id: str | None, day: date, job_execution_id: s
 def event_place(event_type: str, day: date, event_id: str) -> str:
     """Name where a webhook of another type goes."""
     return f"webhooks/type={safe_part(event_type)}/date={day}/{safe_part(event_id)}"
+
+
+def snapshots_place(connection_id: str) -> str:
+    """Name the folder of a connection's days; they sort by their day."""
+    return f"snapshots/connection={connection_id}/"
+
+
+def snapshot_key(connection_id: str, day: date) -> str:
+    """Name the object of a day, laid out for Athena: `connection` and `day` are partitions."""
+    return f"{snapshots_place(connection_id)}day={day}/appointments.json"
+
+
+def day_of_key(key: str) -> date:
+    """Read the day in what `snapshot_key` named."""
+    return date.fromisoformat(key.rpartition("/day=")[2][:10])
+
+
+def changes_place(connection_id: str, day: date, job_execution_id: str) -> str:
+    """Name where it goes what a fetch changed; `day` is the UTC day on which it was completed."""
+    return f"changes/connection={connection_id}/date={day}/{safe_part(job_execution_id)}"
