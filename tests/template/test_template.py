@@ -4,7 +4,7 @@ import re
 
 import pytest
 
-from cobalt_relay.settings import PlanSettings, RotationSettings, Settings
+from cobalt_relay.settings import RotationSettings, Settings, ZonedSettings
 from tests.template import access
 from tests.template.document import RULES, VARIANTS, Document, broken, document, source
 from tests.template.faults import LISTED, NO_COUNTERPART, OWN, Fault
@@ -86,7 +86,7 @@ def test_settings_are_the_environment_of_the_function(name: str) -> None:
     given = functions.environment(document("defaults").resources[name]["Properties"])
 
     special: dict[str, type[Settings]] = {
-        "PlanFetches": PlanSettings,
+        "PlanFetches": ZonedSettings,
         "RotateWebhookSecret": RotationSettings,
     }
     settings = special.get(name, Settings)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn
+from zoneinfo import ZoneInfo
 
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
@@ -19,6 +20,7 @@ from cobalt_relay import bootstrap
 from cobalt_relay.models import CobaltEvent, FetchWork, ListedEvent
 from cobalt_relay.observability import logger
 from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.detect_changes import DetectChanges
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.fetch_range import FetchRanges
 from cobalt_relay.services.gather_ranges import GatherRanges
@@ -40,6 +42,7 @@ from tests.unit.fakes import (
     FakeRanges,
     FakeResults,
     FakeSecrets,
+    FakeSnapshots,
 )
 
 WEBHOOK_KEY = b"webhook-key"
@@ -72,6 +75,7 @@ class World:
     cobalt: FakeCobalt = field(default_factory=FakeCobalt)
     clock: FakeClock = field(default_factory=FakeClock)
     queue: FakeQueue = field(default_factory=FakeQueue)
+    snapshots: FakeSnapshots = field(default_factory=FakeSnapshots)
     robots: int = 1
     silent: set[str] = field(default_factory=set)
     """Jobs that are not to report."""
@@ -118,6 +122,16 @@ class World:
             self.announcer,
             LookAfterRanges(self.fetch_ranges, self.gathering, self.announcer),
             now=self.clock,
+        )
+        self.detect_changes = DetectChanges(
+            self.jobs,
+            self.connections,
+            self.results,
+            self.snapshots,
+            self.bus,
+            ZoneInfo("America/New_York"),
+            now=self.clock,
+            sleep=self.clock.sleep,
         )
         self.plan_fetches = PlanFetches(
             self.fetch_appointments,
@@ -177,6 +191,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
         "run_fetches",
         "fetch_ranges",
         "reconcile_jobs",
+        "detect_changes",
     ):
         monkeypatch.setattr(bootstrap, name, partial(getattr, world, name))
     return world

@@ -5,7 +5,8 @@ import json
 import re
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
+from functools import cache
 from pathlib import Path
 from threading import Lock
 from typing import Any, cast
@@ -56,17 +57,26 @@ from cobalt_relay.models import (
     ResultLocation,
     WebhookKey,
     WebhookRegistration,
+    Window,
     connection_id_of,
 )
+from cobalt_relay.snapshots import Snapshot, StoredDay, StoredSnapshot
 
 SCHEMAS = Path(__file__).parents[2] / "docs" / "events"
 
 
 def validate_event(detail_type: str, detail: dict[str, Any]) -> None:
     """Hold a published event against its contract."""
+    contract(detail_type).validate(detail)
+
+
+@cache
+def contract(detail_type: str) -> jsonschema.Draft202012Validator:
+    """The contract of a type of event."""
     name = detail_type.lower().replace(" ", "-")
     schema = json.loads((SCHEMAS / f"{name}.schema.json").read_text())
-    jsonschema.validate(detail, schema, format_checker=jsonschema.FormatChecker())
+    checker = jsonschema.FormatChecker()
+    return jsonschema.Draft202012Validator(schema, format_checker=checker)
 
 
 class Faults:
@@ -257,7 +267,12 @@ class FakeResults(Faults):
         self.meet("create")
         return self._create(f"{place}.json", body)
 
+    def read(self, location: ResultLocation) -> bytes | None:
+        self.meet("read")
+        return self.objects.get(location.key)
+
     def put_beside(self, place: str, body: bytes) -> ResultLocation:
+        self.meet("put_beside")
         key = f"{place}.{hashlib.sha256(body).hexdigest()[:16]}.json"
         return self._create(key, body) or ResultLocation(bucket="results", key=key)
 
@@ -266,6 +281,45 @@ class FakeResults(Faults):
             return None
         self.objects[key] = body
         return ResultLocation(bucket="results", key=key, version_id="v1")
+
+
+class FakeSnapshots(Faults):
+    """A bucket of days that keeps every version; each read and write may be met by a rival first."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.versions: dict[tuple[str, date], list[bytes]] = {}
+        self.rivals: list[Callable[[], None]] = []
+        """What happens, one after the other, right before a write."""
+        self.gone: set[tuple[str, date, str]] = set()
+        """Versions that are not kept any more."""
+
+    def stored(self, connection_id: str, window: Window) -> Iterator[StoredDay]:
+        self.meet("stored")
+        for connection, day in sorted(self.versions):
+            if connection == connection_id and window.start_date <= day <= window.end_date:
+                yield StoredDay(day, f'"{len(self.versions[connection, day])}"')
+
+    def read(
+        self, connection_id: str, day: date, version_id: str | None = None
+    ) -> StoredSnapshot | None:
+        self.meet("read")
+        versions = self.versions.get((connection_id, day), [])
+        number = int(version_id) if version_id else len(versions)
+        is_gone = (connection_id, day, str(number)) in self.gone
+        if is_gone or not 1 <= number <= len(versions):
+            return None
+        return StoredSnapshot(versions[number - 1], f'"{number}"', str(number))
+
+    def write(self, snapshot: Snapshot, replaced: StoredSnapshot | None) -> bool:
+        self.meet("write")
+        if self.rivals:
+            self.rivals.pop(0)()
+        versions = self.versions.setdefault((snapshot.connection_id, snapshot.day), [])
+        if len(versions) != int(replaced.version_id or 0 if replaced else 0):
+            return False
+        versions.append(snapshot.model_dump_json(exclude_unset=True).encode())
+        return True
 
 
 class FakeBus(Faults):

@@ -10,7 +10,7 @@ import pytest
 from cobalt_relay import api, bootstrap, errors, models
 from cobalt_relay.errors import EnvironmentIncomplete, RelayError
 from cobalt_relay.events import RelayEvent
-from cobalt_relay.settings import PlanSettings
+from cobalt_relay.settings import ZonedSettings
 
 ROOT = Path(__file__).parents[2]
 RELAY = ROOT / "layers" / "relay" / "cobalt_relay"
@@ -41,7 +41,7 @@ def test_every_error_has_a_code_of_its_own() -> None:
 def test_every_error_has_a_status() -> None:
     # no caller sees those
     pipeline_only = {
-        *("schedule_error", "registry_error", "rotation_error"),
+        *("schedule_error", "change_error", "registry_error", "rotation_error"),
         *("out_of_time", "unexpected_failure"),
     }
     kinds = [kind for kind in leaves(RelayError) if not pipeline_only & set(codes_of(kind))]
@@ -190,7 +190,7 @@ def test_settings_name_what_is_missing_or_wrong() -> None:
     del environment["TABLE_NAME"]
 
     with pytest.raises(EnvironmentIncomplete) as error:
-        PlanSettings.from_environment(environment)
+        ZonedSettings.from_environment(environment)
 
     assert (
         "COBALT_BASE_URL, DEFAULT_TIME_ZONE, JOB_DEADLINE_MINUTES, TABLE_NAME"
@@ -212,6 +212,7 @@ def test_use_cases_are_built_once_from_the_environment(monkeypatch: pytest.Monke
         bootstrap.run_fetches(),
         bootstrap.fetch_ranges(),
         bootstrap.reconcile_jobs(),
+        bootstrap.detect_changes(),
         bootstrap.rotate_webhook_secret(),
     ]
 

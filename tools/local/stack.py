@@ -25,6 +25,7 @@ FUNCTIONS = (
     "PlanFetches",
     "RunFetches",
     "ReconcileJobs",
+    "DetectChanges",
     ROTATOR,
 )
 """Logical ids; the output `<logical id>Name` has the name."""

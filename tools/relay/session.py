@@ -22,7 +22,7 @@ from cobalt_relay.adapters.secrets import Secrets
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.errors import EnvironmentIncomplete
 from cobalt_relay.models import ClientCredentials
-from cobalt_relay.settings import PlanSettings, Settings
+from cobalt_relay.settings import Settings, ZonedSettings
 from tools.relay.faults import NotFound, NotWell, Unreachable, WrongUsage
 
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
@@ -72,7 +72,7 @@ class Deployment:
     @cached_property
     def default_time_zone(self) -> str:
         """Where a clinic is taken to be, by schedules too, of which Cobalt does not tell it."""
-        return self._settings(PlanSettings, "PlanFetchesName").default_time_zone
+        return self._settings(ZonedSettings, "PlanFetchesName").default_time_zone
 
     def _settings[T: Settings](self, kind: type[T], output: str) -> T:
         """Read the environment of the function that an output names."""

@@ -16,7 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
-from cobalt_relay.models import first_id, moment_of
+from cobalt_relay.models import MAX_ID_LENGTH, CobaltEvent, first_id, moment_of
 
 
 class NormalizedStatus(StrEnum):
@@ -54,7 +54,8 @@ _MEANINGS: tuple[tuple[NormalizedStatus, str], ...] = (
 )
 """Words of clinics for a status; the first row that has one of them says what it means."""
 _WORDS = tuple(
-    (status, re.compile(rf"(?<!\w)({words})(?!\w)", re.IGNORECASE)) for status, words in _MEANINGS
+    (status, re.compile(rf"(?<!\w)(?<!\bnot )({words})(?!\w)", re.IGNORECASE))
+    for status, words in _MEANINGS
 )
 
 
@@ -275,20 +276,35 @@ def _id_of(item: Mapping[str, Any]) -> str:
 # ------------------------------------------------------------------------------ what a fetch brings
 
 
-def appointments_of(body: bytes) -> list[Mapping[str, Any]]:
-    """Give the appointments in a result's bytes; what is no object is left out.
+class Fetched(NamedTuple):
+    """What a result says.
 
-    Half of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD; a number beyond a float stays
-    the text that it was. `ValueError` where the bytes are no result.
+    `created_at` is when Cobalt made it, by its own word. `is_complete` where it lists as many
+    appointments as it says that there are, and each of them is one.
     """
-    document = json.loads(body, parse_float=_float)
-    data = document.get("data") if isinstance(document, dict) else None
-    listed = data.get("appointments") if isinstance(data, dict) else None
-    if not isinstance(listed, list):
-        raise ValueError  # noqa: TRY004 - one error for all that is no result
-    if _SURROGATE.search(body):
-        listed = _whole(listed)
-    return [each for each in listed if isinstance(each, dict)]
+
+    created_at: Moment | None
+    is_complete: bool
+    items: list[dict[str, Any]]
+
+    @classmethod
+    def read(cls, body: bytes) -> Self:
+        """Read the bytes of a result; `ValueError` where they are none.
+
+        Half of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD. A number beyond a float,
+        and one longer than any id, stays the text that it was.
+        """
+        document = json.loads(body, parse_float=_float, parse_int=_int)
+        event = CobaltEvent.read(_whole(document) if _SURROGATE.search(body) else document)
+        data = event.data if isinstance(event.data, dict) else {}
+        listed = data.get("appointments")
+        if listed is None:
+            listed = []
+        if not isinstance(listed, list):
+            raise ValueError  # noqa: TRY004 - one error for all that is no result
+        items = [each for each in listed if isinstance(each, dict)]
+        is_complete = data.get("appointment_count") == len(listed) == len(items)
+        return cls(event.created_at, is_complete, items)
 
 
 _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
@@ -297,6 +313,10 @@ _SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
 def _float(text: str) -> float | str:
     number = float(text)
     return number if math.isfinite(number) else text
+
+
+def _int(text: str) -> int | str:
+    return int(text) if len(text) <= MAX_ID_LENGTH else text
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401 - whatever JSON gives

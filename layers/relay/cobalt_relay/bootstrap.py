@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from cobalt_relay.adapters.secrets import Secrets
     from cobalt_relay.adapters.table import Table
     from cobalt_relay.services.announce import Announcer
+    from cobalt_relay.services.detect_changes import DetectChanges
     from cobalt_relay.services.fetch_appointments import FetchAppointments
     from cobalt_relay.services.fetch_range import FetchRanges
     from cobalt_relay.services.gather_ranges import GatherRanges
@@ -109,9 +110,9 @@ def plan_fetches() -> "PlanFetches":
     """Give the use case that schedules invoke."""
     from cobalt_relay.adapters import aws
     from cobalt_relay.services.plan_fetches import PlanFetches
-    from cobalt_relay.settings import PlanSettings
+    from cobalt_relay.settings import ZonedSettings
 
-    own = PlanSettings.from_environment()
+    own = ZonedSettings.from_environment()
     return PlanFetches(
         fetch_appointments(),
         _connections(),
@@ -136,6 +137,28 @@ def run_fetches() -> "RunFetches":
         _queue(),
         _bus(aws.PATIENT),
         settings().fetches_per_connection,
+    )
+
+
+@cache
+def detect_changes() -> "DetectChanges":
+    """Give the use case that the event `Appointments Fetched` starts."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.connections import Registry
+    from cobalt_relay.adapters.results import Results
+    from cobalt_relay.adapters.snapshots import Snapshots
+    from cobalt_relay.services.detect_changes import DetectChanges
+    from cobalt_relay.settings import ZonedSettings
+
+    own = ZonedSettings.from_environment()
+    s3 = aws.s3(aws.UNHURRIED)
+    return DetectChanges(
+        _jobs(aws.UNHURRIED),
+        Registry(_table(aws.UNHURRIED)),
+        Results(s3, own.bucket_name),
+        Snapshots(s3, own.bucket_name),
+        _bus(aws.UNHURRIED),
+        own.default_zone,
     )
 
 

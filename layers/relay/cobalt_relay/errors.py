@@ -59,6 +59,9 @@
     │   ├── MalformedWork
     │   ├── RobotBusy
     │   └── TriesSpent
+    ├── ChangeError                     what a fetch changed cannot be told
+    │   ├── MalformedNotice
+    │   └── UnreadableResult
     ├── RegistryError                   an operator asks for what cannot be done with a connection
     │   ├── ConnectionUnregistered
     │   ├── SameToken
@@ -606,6 +609,26 @@ class TriesSpent(ScheduleError):
 
     code = "tries_spent"
     message = "Cobalt did not take this fetch, however often it was asked. Put it back later."
+
+
+class ChangeError(RelayError):
+    """What a fetch changed cannot be told; its result is kept."""
+
+    code = "change_error"
+
+
+class MalformedNotice(ChangeError):
+    """The event is none that tells of appointments which were fetched."""
+
+    code = "malformed_notice"
+    message = "This is no event of the type Appointments Fetched with a job_execution_id."
+
+
+class UnreadableResult(ChangeError):
+    """The bytes of a result that was taken in as one are none."""
+
+    code = "unreadable_result"
+    message = "The result of this job holds no list of appointments."
 
 
 class RegistryError(RelayError):

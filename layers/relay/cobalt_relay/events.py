@@ -7,6 +7,7 @@ has rules, archives and log groups that nobody cleared for it. The contracts are
 
 import uuid
 from abc import abstractmethod
+from datetime import date
 from typing import Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, computed_field
@@ -198,6 +199,47 @@ class AppointmentRangeCompleted(RelayEvent):
     def subject(self) -> str:
         """The range."""
         return str(self.job_execution_id)
+
+
+class ChangedAppointment(BaseModel):
+    """An appointment that is another than it was, and in which fields."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+
+    id: str
+    fields: tuple[str, ...]
+
+
+class AppointmentsChanged(RelayEvent):
+    """What a fetch changed in the days that it saw, by the ids of the appointments.
+
+    One that moved from day to day is changed, not gone and created. `baseline_days` are those that
+    no fetch had seen as a whole before: nothing on them counts as created. `disappeared` are those
+    that the fetch proves to be gone. The counts are of the whole; a long list is told in several
+    parts, each an event of its own. `details` is where each change stands with what was before and
+    after.
+    """
+
+    detail_type: ClassVar[str] = "Appointments Changed"
+
+    as_of: Instant
+    part: int
+    parts: int
+    baseline_days: tuple[date, ...]
+    created: tuple[str, ...] = ()
+    changed: tuple[ChangedAppointment, ...] = ()
+    cancelled: tuple[str, ...] = ()
+    disappeared: tuple[str, ...] = ()
+    created_count: int
+    changed_count: int
+    cancelled_count: int
+    disappeared_count: int
+    details: ResultLocation
+
+    @property
+    def subject(self) -> str:
+        """The fetch, and which part."""
+        return f"{self.job_execution_id} {self.part}"
 
 
 def connection_changed(change: ConnectionChange) -> RelayEvent:

@@ -911,6 +911,8 @@ class ClinicSettings(_Frozen):
     access_token_reference_id: str | None = None
     time_zone: str | None = None
     """The name of an IANA time zone that there is."""
+    visit_statuses: Mapping[str, str] | None = None
+    """What the clinic's status codes mean, by its own description of each."""
 
 
 class Connection(_FromCobalt):
@@ -925,6 +927,7 @@ class Connection(_FromCobalt):
     registered_at: Instant
     access_token_reference_id: str | None = None
     time_zone: str | None = None
+    visit_statuses: Mapping[str, str] | None = None
     emr_name: str | None = None
     settings_read_at: Instant | None = None
     last_success_at: Instant | None = None

@@ -3,11 +3,14 @@
 import os
 from collections.abc import Mapping
 from datetime import timedelta
-from typing import Self
+from typing import TYPE_CHECKING, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
 
 from cobalt_relay.errors import EnvironmentIncomplete
+
+if TYPE_CHECKING:
+    from zoneinfo import ZoneInfo
 
 
 class Settings(BaseModel):
@@ -70,10 +73,17 @@ class RotationSettings(Settings):
     webhook_url: str = Field(alias="WEBHOOK_URL", pattern=r"^https?://[^/]+/.+$")
 
 
-class PlanSettings(Settings):
-    """What the function has besides that plans fetches: alone it needs to know what time it is."""
+class ZonedSettings(Settings):
+    """What those functions have besides that need to know what time it is in a clinic."""
 
     default_time_zone: str = Field(alias="DEFAULT_TIME_ZONE", min_length=1)
+
+    @property
+    def default_zone(self) -> "ZoneInfo":
+        """The zone of the clinics of which Cobalt names none."""
+        from zoneinfo import ZoneInfo  # noqa: PLC0415
+
+        return ZoneInfo(self.default_time_zone)
 
     @field_validator("default_time_zone")
     @classmethod

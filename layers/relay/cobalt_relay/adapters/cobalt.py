@@ -65,6 +65,8 @@ MAX_PAGE_BYTES = 128 * 1024 * 1024
 """A quarter of /tmp: the page before may still be there, and one that was given up."""
 SWEEP_PAGE_ROWS = 20
 MAX_PAGES = 1_000
+MOST_STATUSES = 100
+"""Of a clinic whose meaning is kept; real lists have some tens."""
 MAX_ANSWER_BYTES = 65_536
 MAX_MESSAGE_LENGTH = 500
 
@@ -164,9 +166,9 @@ class Cobalt:
             yield listed
 
     def settings_of(self, credentials: ClientCredentials, access_token: str) -> ClinicSettings:
-        """Give a token's label, which its events carry, and time zone (docs: `GET /v1/settings`).
+        """Give a token's label, its clinic's time zone and status codes (docs: `GET /v1/settings`).
 
-        Neither, where Cobalt has no settings for it. Raises as the fetch does.
+        None of them, where Cobalt has no settings for it. Raises as the fetch does.
         """
         headers = headers_of(credentials) | {"access_token": access_token}
         status, answer = self._ask("GET", "/v1/settings", headers, none_where=(404,))
@@ -178,6 +180,7 @@ class Cobalt:
         return ClinicSettings(
             access_token_reference_id=first_label(data, "access_token_reference_id"),
             time_zone=zone if is_zone else None,
+            visit_statuses=_descriptions(data.get("visit_statuses")),
         )
 
     def webhook(self, credentials: ClientCredentials) -> WebhookRegistration:
@@ -487,3 +490,14 @@ def _message(text: object) -> str | None:
 def _retry_after(value: str | None) -> str | None:
     """Pass on a `Retry-After` that is one: seconds, or a date (RFC 9110 section 10.2.3)."""
     return value if value and _RETRY_AFTER.fullmatch(value) else None
+
+
+def _descriptions(listed: object) -> dict[str, str] | None:
+    """Read what codes mean; None where nothing says so. Bounded, for it is kept in a row."""
+    found: dict[str, str] = {}
+    for each in listed if isinstance(listed, list) else ():
+        code = first_label(each, "code") if isinstance(each, dict) else None
+        description = first_label(each, "description") if code else None
+        if code and description and len(found) < MOST_STATUSES:
+            found[code] = description
+    return found or None

@@ -1,7 +1,7 @@
 """The results bucket: bytes as Cobalt sent them."""
 
 import hashlib
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
 from cobalt_relay.errors import ResultsFault
@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
+GONE = {"NoSuchKey", "NoSuchVersion"}
+"""What S3 says of an object or a version that is not there, to one who may list the bucket."""
 
 
 class Results:
@@ -32,6 +34,17 @@ class Results:
         key = f"{place}.{hashlib.sha256(body).hexdigest()[:16]}.json"
         taken_by_the_same = ResultLocation(bucket=self._bucket, key=key)
         return self._create(key, body) or taken_by_the_same
+
+    def read(self, location: ResultLocation) -> bytes | None:
+        """Give the bytes of a result; None where they are not kept any more."""
+        version: Any = {"VersionId": location.version_id} if location.version_id else {}
+        try:
+            answer = self._client.get_object(Bucket=self._bucket, Key=location.key, **version)
+            return answer["Body"].read()
+        except AWS_FAULTS as error:
+            if error_code(error) in GONE:
+                return None
+            raise ResultsFault from error
 
     def _create(self, key: str, body: bytes) -> ResultLocation | None:
         try:

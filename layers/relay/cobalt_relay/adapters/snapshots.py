@@ -9,6 +9,7 @@ from datetime import date
 from typing import TYPE_CHECKING, Any
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
+from cobalt_relay.adapters.results import GONE
 from cobalt_relay.errors import ResultsFault
 from cobalt_relay.models import Window
 from cobalt_relay.places import day_of_key, snapshot_key, snapshots_place
@@ -18,7 +19,6 @@ if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
 _CHANGED = {"PreconditionFailed", "ConditionalRequestConflict", "NoSuchKey"}
-_GONE = {"NoSuchKey", "NoSuchVersion"}
 
 
 class Snapshots:
@@ -55,14 +55,14 @@ class Snapshots:
         self, connection_id: str, day: date, version_id: str | None = None
     ) -> StoredSnapshot | None:
         """Read a day, its newest version or a certain one; None where there is none."""
-        version = {"VersionId": version_id} if version_id else {}
+        version: Any = {"VersionId": version_id} if version_id else {}
         try:
             answer = self._client.get_object(
                 Bucket=self._bucket, Key=snapshot_key(connection_id, day), **version
             )
             body = answer["Body"].read()
         except AWS_FAULTS as error:
-            if error_code(error) in _GONE:
+            if error_code(error) in GONE:
                 return None
             raise ResultsFault from error
         return StoredSnapshot(body, answer["ETag"], answer.get("VersionId"))

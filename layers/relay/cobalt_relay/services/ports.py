@@ -1,7 +1,7 @@
 """What the use cases need of the world. Adapters fit these; so do the fakes of the tests."""
 
 from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 from typing import Protocol
 
 from cobalt_relay.errors import RelayError
@@ -36,7 +36,9 @@ from cobalt_relay.models import (
     Started,
     Trigger,
     WebhookRegistration,
+    Window,
 )
+from cobalt_relay.snapshots import Snapshot, StoredDay, StoredSnapshot
 
 
 class FetchCobalt(Protocol):
@@ -175,6 +177,34 @@ class ResultStore(Protocol):
 
     def create(self, place: str, body: bytes) -> ResultLocation | None: ...
     def put_beside(self, place: str, body: bytes) -> ResultLocation: ...
+
+
+class ResultReader(Protocol):
+    """Where results are read, and what they changed is kept."""
+
+    def read(self, location: ResultLocation) -> bytes | None: ...
+    def put_beside(self, place: str, body: bytes) -> ResultLocation: ...
+
+
+class SnapshotReader(Protocol):
+    """Where the days of a connection are read."""
+
+    def stored(self, connection_id: str, window: Window) -> Iterator[StoredDay]: ...
+    def read(
+        self, connection_id: str, day: date, version_id: str | None = None
+    ) -> StoredSnapshot | None: ...
+
+
+class SnapshotStore(SnapshotReader, Protocol):
+    """Where the days of a connection are kept."""
+
+    def write(self, snapshot: Snapshot, replaced: StoredSnapshot | None) -> bool: ...
+
+
+class ConnectionReader(Protocol):
+    """Where a connection is read."""
+
+    def get(self, connection_id: str) -> Connection | None: ...
 
 
 class EventBus(Protocol):
