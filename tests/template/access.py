@@ -6,16 +6,17 @@ from collections.abc import Iterator
 from tests.template.document import Document, Json, listed, target
 
 MATRIX = """
-| role of | CobaltCredentials | WebhookSecret | Table | Results | tokens | EventBus | FetchQueue | ScheduleFailures | functions |
-|---|---|---|---|---|---|---|---|---|---|
-| FetchAppointments | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | DeleteParameter, PutParameter | | SendMessage | | |
-| ReadAppointments | GetSecretValue | | BatchGetItem | | | | | | |
-| ReceiveWebhook | | DescribeSecret, GetSecretValue | BatchGetItem, PutItem, Query index/by_reference, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | | PutEvents | | | |
-| PlanFetches | GetSecretValue | | BatchGetItem, Query index/connections | | | PutEvents | SendMessage | SendMessage | |
-| RunFetches | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | GetParameter | PutEvents | ChangeMessageVisibility, DeleteMessage, GetQueueAttributes, ReceiveMessage, SendMessage | | |
-| ReconcileJobs | GetSecretValue | | BatchGetItem, PutItem, Query index/by_connection, Query index/due, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | GetParameter | PutEvents | SendMessage | SendMessage | |
-| RotateWebhookSecret | GetSecretValue | DescribeSecret, GetSecretValue, PutSecretValue, UpdateSecretVersionStage | | | | | | SendMessage | |
-| schedules | | | | | | | | SendMessage | InvokeFunction PlanFetches, InvokeFunction ReconcileJobs |
+| role of | CobaltCredentials | WebhookSecret | Table | Results | tokens | EventBus | FetchQueue | ScheduleFailures | EventFailures | functions |
+|---|---|---|---|---|---|---|---|---|---|---|
+| FetchAppointments | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | DeleteParameter, PutParameter | | SendMessage | | | |
+| ReadAppointments | GetSecretValue | | BatchGetItem | | | | | | | |
+| ReceiveWebhook | | DescribeSecret, GetSecretValue | BatchGetItem, PutItem, Query index/by_reference, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | | PutEvents | | | | |
+| PlanFetches | GetSecretValue | | BatchGetItem, Query index/connections | | | PutEvents | SendMessage | SendMessage | | |
+| RunFetches | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | GetParameter | PutEvents | ChangeMessageVisibility, DeleteMessage, GetQueueAttributes, ReceiveMessage, SendMessage | | | |
+| ReconcileJobs | GetSecretValue | | BatchGetItem, PutItem, Query index/by_connection, Query index/due, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | GetParameter | PutEvents | SendMessage | SendMessage | | |
+| DetectChanges | | | BatchGetItem | GetObject snapshots/\\*, GetObjectVersion appointments/\\*, GetObjectVersion snapshots/\\*, ListBucket, PutObject changes/\\*, PutObject snapshots/\\* | | PutEvents | | | SendMessage | |
+| RotateWebhookSecret | GetSecretValue | DescribeSecret, GetSecretValue, PutSecretValue, UpdateSecretVersionStage | | | | | | SendMessage | | |
+| schedules | | | | | | | | SendMessage | | InvokeFunction PlanFetches, InvokeFunction ReconcileJobs |
 """
 """What each role may do with what the stack keeps. Beside that a function's role may write its own
 log and its traces, and use the key through the services of its row."""

@@ -23,6 +23,7 @@ VARIANTS: Mapping[str, Mapping[str, str]] = {
         "ScheduleDays": "21",
         "ScheduleFromDay": "-7",
         "ScheduleSpreadMinutes": "30",
+        "SnapshotRetentionDays": "99",
     },
 }
 """Those that are audited, and one in which nothing has its default's value by chance."""

@@ -683,10 +683,43 @@ OWN = (
     ),
     _fault(
         "may-read-results",
-        "nobody_may_look_around_or_delete " + MATRIX,
+        MATRIX,
         put(
             _statement("ReconcileJobsPolicy", "WriteResults") + " > Action",
             ["s3:PutObject", "s3:GetObject"],
+        ),
+    ),
+    _fault(
+        "may-delete-results",
+        "nobody_may_look_around_or_delete " + MATRIX,
+        put(
+            _statement("ReconcileJobsPolicy", "WriteResults") + " > Action",
+            ["s3:PutObject", "s3:DeleteObject"],
+        ),
+    ),
+    _fault(
+        "may-list-results",
+        "nothing_is_listed_but_days",
+        put(
+            _statement("DetectChangesPolicy", "ListDays") + " > Condition > StringLike > s3:prefix",
+            "*",
+        ),
+    ),
+    _fault(
+        "days-end-with-results",
+        "objects_end_when_the_parameter_says",
+        put(
+            "Results > LifecycleConfiguration > Rules > Id=days-expire > ExpirationInDays",
+            {"Ref": "ResultRetentionDays"},
+        ),
+        variant="numbers",
+    ),
+    _fault(
+        "former-days-gone-before-the-event",
+        "objects_end_when_the_parameter_says",
+        put(
+            "Results > LifecycleConfiguration > Rules > Id=days-expire > NoncurrentVersionExpiration > NoncurrentDays",
+            1,
         ),
     ),
     _fault(

@@ -87,6 +87,7 @@ def test_settings_are_the_environment_of_the_function(name: str) -> None:
 
     special: dict[str, type[Settings]] = {
         "PlanFetches": ZonedSettings,
+        "DetectChanges": ZonedSettings,
         "RotateWebhookSecret": RotationSettings,
     }
     settings = special.get(name, Settings)

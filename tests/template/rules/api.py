@@ -136,6 +136,7 @@ def only_the_gateway_invokes_the_functions_of_routes(document: Document) -> Iter
     sources = {
         "apigateway.amazonaws.com": ":${__ApiId__}/",
         "secretsmanager.amazonaws.com": '{"Fn::GetAtt": ["WebhookSecret", "Id"]}',
+        "events.amazonaws.com": '{"Fn::GetAtt": ["DetectChangesFetched", "Arn"]}',
     }
     for name, permission in document.of_type("AWS::Lambda::Permission").items():
         source = sources.get(permission["Principal"])

@@ -25,6 +25,17 @@ ENCRYPTED = {
 }
 """Where each type that keeps something names its key."""
 
+KEPT: dict[str, dict[str | None, tuple[str, int]]] = {
+    "Results": {
+        "appointments/": ("ResultRetentionDays", 1),
+        "webhooks/": ("ResultRetentionDays", 1),
+        "changes/": ("ResultRetentionDays", 1),
+        "snapshots/": ("SnapshotRetentionDays", 15),
+    },
+    "AccessLogs": {None: ("LogRetentionDays", 1)},
+}
+"""What each bucket holds, the parameter that says for how long, and for how many days versions."""
+
 KEEPS_NOTHING = frozenset(
     {
         "AWS::ApiGateway::Account",
@@ -124,25 +135,25 @@ def logs_end_when_the_parameter_says(document: Document) -> Iterator[str]:
 def objects_end_when_the_parameter_says(document: Document) -> Iterator[str]:
     """With the versions that are left of them, and with what of an upload was never finished."""
     for name, bucket in document.of_type("AWS::S3::Bucket").items():
-        parameter = "LogRetentionDays" if name == ACCESS_LOGS else "ResultRetentionDays"
         rules = dig(bucket, "LifecycleConfiguration", "Rules") or []
-        days = [str(each["ExpirationInDays"]) for each in rules if "ExpirationInDays" in each]
-        ends = text(rules)
+        found = {
+            each.get("Prefix"): (
+                str(each["ExpirationInDays"]),
+                dig(each, "NoncurrentVersionExpiration", "NoncurrentDays"),
+            )
+            for each in rules
+            if "ExpirationInDays" in each
+        }
+        wanted = {
+            prefix: (str(document.values[parameter]), versions)
+            for prefix, (parameter, versions) in KEPT[name].items()
+        }
+        ends = text([each for each in rules if "Prefix" not in each])
         if (
-            days != [str(document.values[parameter])]
-            or any(each["Status"] != "Enabled" or "Prefix" in each for each in rules)
-            or any(
-                dig(each, "NoncurrentVersionExpiration", "NoncurrentDays") not in {None, 1}
-                for each in rules
-            )
-            or not all(
-                word in ends
-                for word in (
-                    "NoncurrentVersionExpiration",
-                    "AbortIncompleteMultipartUpload",
-                    "ExpiredObjectDeleteMarker",
-                )
-            )
+            found != wanted
+            or any(each["Status"] != "Enabled" for each in rules)
+            or "AbortIncompleteMultipartUpload" not in ends
+            or "ExpiredObjectDeleteMarker" not in ends
         ):
             yield name
 

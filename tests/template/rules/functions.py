@@ -59,13 +59,13 @@ def function_of_a_route_ends_before_the_gateway_gives_up(document: Document) -> 
 def function_has_its_share_where_runs_are_reserved(document: Document) -> Iterator[str]:
     """Otherwise callers can take every run of the account, and webhooks find none."""
     reserved = str(document.values["ReservedConcurrency"])
+    fetches = str(document.values["FetchConcurrency"])
     routes = {route.function for route in ROUTES.values()}
     for name, function in functions(document).items():
         own = {
             "ReconcileJobs": "3",  # begins each minute, ends after three at most
-            "RunFetches": str(
-                document.values["FetchConcurrency"]
-            ),  # or its queue would count tries
+            "RunFetches": fetches,  # or its queue would count tries
+            "DetectChanges": fetches,  # as many results come at once as are fetched
         }.get(name, "1")
         wanted = None if reserved == "0" else reserved if name in routes else own
         share = function.get("ReservedConcurrentExecutions")

@@ -12,15 +12,15 @@ NOBODY_MAY = frozenset(
         "dynamodb:Scan",
         "s3:DeleteObject",
         "s3:DeleteObjectVersion",
-        "s3:GetObject",
-        "s3:GetObjectVersion",
-        "s3:ListBucket",
         "ssm:DescribeParameters",
         "ssm:GetParametersByPath",
         "secretsmanager:ListSecrets",
     }
 )
-"""Rows and results end by age alone, nobody reads a result back, and nobody looks what there is."""
+"""Rows and results end by age alone, and nobody looks what there is."""
+
+DAYS = "snapshots/connection=*"
+"""What may be listed of the bucket."""
 
 THE_GATEWAYS_OWN = (
     "arn:${AWS::Partition}:iam::aws:policy/service-role/AmazonAPIGatewayPushToCloudWatchLogs"
@@ -32,6 +32,7 @@ THROUGH = {
     "secretsmanager:PutSecretValue": {"secretsmanager": {"kms:Decrypt", "kms:GenerateDataKey"}},
     "ssm:GetParameter": {"ssm": {"kms:Decrypt"}},
     "ssm:PutParameter": {"ssm": {"kms:Encrypt"}},
+    "s3:GetObject": {"s3": {"kms:Decrypt"}},
     "s3:PutObject": {"s3": {"kms:Decrypt", "kms:GenerateDataKey"}},  # proves the bucket key, too
     "sqs:SendMessage": {"sqs": {"kms:Decrypt", "kms:GenerateDataKey"}},
 }
@@ -67,6 +68,15 @@ def nobody_may_look_around_or_delete(document: Document) -> Iterator[str]:
     """Whoever takes over a function finds nothing that it was not told the name of."""
     for name, statement in document.policies():
         if NOBODY_MAY & set(actions(statement)):
+            yield name
+
+
+@rule
+def nothing_is_listed_but_days(document: Document) -> Iterator[str]:
+    """The names of results tell whose jobs there are."""
+    wanted = {"StringLike": {"s3:prefix": DAYS}}
+    for name, statement in document.policies():
+        if "s3:ListBucket" in actions(statement) and statement.get("Condition") != wanted:
             yield name
 
 
