@@ -9,7 +9,7 @@ import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from functools import wraps
 from itertools import count
 from typing import Any
@@ -29,6 +29,7 @@ from cobalt_relay.models import (
     iso,
     utc_now,
 )
+from cobalt_relay.places import snapshot_key
 from tests.integration.support import CALL_SECONDS, Item, Relay, eventually, record_of, work_for
 from tests.integration.test_webhook import a_result, signed
 from tools.local import rotation
@@ -348,6 +349,29 @@ class Flows:
         self.relay.forget(request)
         return outcome
 
+    # ------------------------------------------------------------------------------- detect_changes
+
+    @gives(day=True, changed=True, told=True, again=True)
+    def changes_are_told(self) -> Outcome:
+        """Of a day that is fetched twice, the second time by two runs."""
+        window = self.window()
+        with self._nobody_at_the_bus():
+            first, second = (self._fetched_again(window, status) for status in ("PEN", "ARR"))
+            self._detected(first)
+            self._detected(second)
+            told = self._was_announced("details", self._details_of(second))
+            again = self._detected(second)
+        connection_id = connection_id_of(self.stack.access_tokens["riverside"])
+        key = snapshot_key(connection_id, date.fromisoformat(window["start_date"]))
+        is_there = key in self.relay.object_keys(key)
+        day = json.loads(self.relay.object(key)) if is_there else {}
+        return {
+            "day": is_there,
+            "changed": [each["status"] for each in day.get("appointments", [])] == ["ARR"],
+            "told": told,
+            "again": again,
+        }
+
     # -------------------------------------------------------------------------- all that runs async
 
     @gives(kept=True)
@@ -403,6 +427,42 @@ class Flows:
         answer = self.relay.fetch(self.window())
         assert answer.status_code == 202, answer.text
         return str(answer.json()["job_execution_id"])
+
+    def _fetched_again(self, window: Item, status: str) -> str:
+        """A job of riverside's that brought one appointment of its first day."""
+        answer = self.relay.fetch(window)
+        job_id = str(answer.json()["job_execution_id"])
+        appointment = {"id": "appt_1", "datetime": f"{window['start_date']}T12:00:00Z"}
+        appointments = [appointment | {"status": status}]
+        data = {"success": True, "appointment_count": 1, **window, "appointments": appointments}
+        self._deliver(a_result(job_id, data=data))
+        return job_id
+
+    def _detected(self, job_id: str) -> bool:
+        """Have the changes of a job looked for; tell whether that succeeded."""
+        event = {"detail": {"job_execution_id": job_id}}
+        answer = self.stack.aws.functions.invoke(
+            FunctionName=self.stack.outputs["DetectChangesName"], Payload=json.dumps(event).encode()
+        )
+        return "FunctionError" not in answer
+
+    def _details_of(self, job_id: str) -> object:
+        """Where the changes of a job are kept, as its event says; None where they are not."""
+        keys = [key for key in self.relay.object_keys("changes/") if job_id in key]
+        bucket = self.stack.bucket
+        return {"bucket": bucket, "key": keys[0], "version_id": None} if keys else None
+
+    @contextmanager
+    def _nobody_at_the_bus(self) -> Iterator[None]:
+        """No event starts the function of itself."""
+        events, bus = self.stack.aws.events, self.stack.bus
+        rules = events.list_rules(EventBusName=bus)["Rules"]
+        [rule] = [each["Name"] for each in rules if "DetectChanges" in each["Name"]]
+        events.disable_rule(Name=rule, EventBusName=bus)
+        try:
+            yield
+        finally:
+            events.enable_rule(Name=rule, EventBusName=bus)
 
     def _finished(self, job_id: str) -> Item:
         """Wait for the sandbox's robot; give its job."""
@@ -503,12 +563,15 @@ class Flows:
             return False
         return True
 
-    def _was_announced(self, name: str, value: str, *, wait: bool = False) -> bool:
+    def _was_announced(self, name: str, value: object, *, wait: bool = False) -> bool:
         """Whether an event about it is on the bus, before one that is sent now."""
         mark = uuid.uuid4().hex
 
-        def seen(key: str, wanted: str) -> bool:
-            return any(event["detail"].get(key) == wanted for event in self.events.all())
+        def seen(key: str, wanted: object) -> bool:
+            return any(
+                key in each["detail"] and each["detail"][key] == wanted
+                for each in self.events.all()
+            )
 
         if wait:
             return eventually(lambda: seen(name, value))

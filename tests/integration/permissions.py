@@ -59,6 +59,7 @@ class Permissions:
         bucket = f"arn:aws:s3:::{self.stack.bucket}"
         tokens = f"/cobalt-relay/{self.stack.stack_name}/tokens/*"
         failures = outputs["ScheduleFailuresUrl"].rpartition("/")[2]
+        failed_events = outputs["EventFailuresUrl"].rpartition("/")[2]
         fetches = outputs["FetchQueueUrl"].rpartition("/")[2]
         names = {
             "*": "*",
@@ -72,9 +73,13 @@ class Permissions:
             f"{table}/index/by_reference": "index by_reference",
             f"{bucket}/appointments/*": "appointments/*",
             f"{bucket}/webhooks/*": "webhooks/*",
+            f"{bucket}/snapshots/*": "snapshots/*",
+            f"{bucket}/changes/*": "changes/*",
+            bucket: "bucket",
             f"arn:aws:ssm:{prefix}:parameter{tokens}": "tokens",
             f"arn:aws:events:{prefix}:event-bus/{self.stack.bus}": "bus",
             f"arn:aws:sqs:{prefix}:{failures}": "failures",
+            f"arn:aws:sqs:{prefix}:{failed_events}": "failed events",
             f"arn:aws:sqs:{prefix}:{fetches}": "fetches",
         }
         for function in FUNCTIONS:

@@ -42,7 +42,7 @@ class Need(NamedTuple):
 
 FETCH, READ, WEBHOOK = "FetchAppointments", "ReadAppointments", "ReceiveWebhook"
 PLAN, RUN = "PlanFetches", "RunFetches"
-RECONCILE, ROTATE = "ReconcileJobs", "RotateWebhookSecret"
+RECONCILE, DETECT, ROTATE = "ReconcileJobs", "DetectChanges", "RotateWebhookSecret"
 
 # In the order of the flows: the run that shows that one is restored shows that the next is intact.
 NEEDS = (
@@ -87,7 +87,15 @@ NEEDS = (
     Need(RECONCILE, "dynamodb:Query", "index by_connection", "open_job_of_a_suspended_connection_is_ended", "job"),
     Need(RECONCILE, "sqs:SendMessage", "fetches", "range_is_queued_whole", "queued"),
     Need(RECONCILE, "ssm:GetParameter", "tokens", "unanswered_fetch_is_swept", "request", cold=True
-    ), Need(RECONCILE, "s3:PutObject", "webhooks/*", "unanswered_fetch_is_swept", "archived"), Need(
+    ), Need(RECONCILE, "s3:PutObject", "webhooks/*", "unanswered_fetch_is_swept", "archived"),
+    Need(DETECT, "dynamodb:BatchGetItem", "table", "changes_are_told", "day"),
+    Need(DETECT, "s3:GetObjectVersion", "appointments/*", "changes_are_told", "day"),
+    Need(DETECT, "s3:ListBucket", "bucket", "changes_are_told", "day"),
+    Need(DETECT, "s3:PutObject", "snapshots/*", "changes_are_told", "day"),
+    Need(DETECT, "s3:GetObject", "snapshots/*", "changes_are_told", "changed"),
+    Need(DETECT, "s3:PutObject", "changes/*", "changes_are_told", "told"),
+    Need(DETECT, "events:PutEvents", "bus", "changes_are_told", "told"),
+    Need(DETECT, "s3:GetObjectVersion", "snapshots/*", "changes_are_told", "again"), Need(
         ROTATE, "secretsmanager:GetSecretValue", "credentials", "webhook_secret_is_rotated", "created", cold=True),
     Need(ROTATE, "secretsmanager:DescribeSecret", "webhook secret", "webhook_secret_is_rotated", "created"),
     Need(ROTATE, "secretsmanager:GetSecretValue", "webhook secret", "webhook_secret_is_rotated", "created"),
@@ -118,6 +126,7 @@ class Registered(NamedTuple):
 
 
 ASYNC = (PLAN, RECONCILE, ROTATE)
+"""Whose failed runs go to the failures of schedules."""
 DECRYPT, ENCRYPT, DATA_KEY = ("kms:Decrypt",), ("kms:Encrypt",), ("kms:GenerateDataKey",)
 
 REGISTER = (
@@ -129,23 +138,25 @@ REGISTER = (
                "decrypts the environment variables at a cold start (Lambda: Securing Lambda environment variables)"),
     Registered(FUNCTIONS, DECRYPT, "key", "secretsmanager", "Secrets Manager",
                "decrypts a secret for its reader (Secrets Manager: Secret encryption and decryption)"),
-    Registered((FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE), DECRYPT, "key", "dynamodb", "DynamoDB",
+    Registered((FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE, DETECT), DECRYPT, "key", "dynamodb", "DynamoDB",
                "decrypts the table's key for its user (DynamoDB: DynamoDB encryption at rest, usage notes)"),
     Registered((FETCH,), ENCRYPT, "key", "ssm", "Parameter Store",
                "encrypts a standard SecureString (Systems Manager: How Parameter Store uses AWS KMS)"),
     Registered((RUN, RECONCILE), DECRYPT, "key", "ssm", "Parameter Store",
                "decrypts a SecureString for its reader (Systems Manager: How Parameter Store uses AWS KMS)"),
-    Registered((WEBHOOK, RECONCILE), DATA_KEY, "key", "s3", "S3",
+    Registered((WEBHOOK, RECONCILE, DETECT), DATA_KEY, "key", "s3", "S3",
                "encrypts an object (S3: Using server-side encryption with AWS KMS keys)"),
-    Registered((WEBHOOK, RECONCILE), DECRYPT, "key", "s3", "S3",
+    Registered((WEBHOOK, RECONCILE, DETECT), DECRYPT, "key", "s3", "S3",
                "proves its bucket key (S3: Reducing the cost of SSE-KMS with Amazon S3 Bucket Keys)"),
     Registered((ROTATE,), DATA_KEY, "key", "secretsmanager", "Secrets Manager",
                "encrypts a new version (Secrets Manager: Secret encryption and decryption)"),
     Registered(ASYNC, ("sqs:SendMessage",), "failures", "", "Lambda",
                "sends a failed run to its destination (Lambda: Capturing records of Lambda asynchronous invocations)"),
+    Registered((DETECT,), ("sqs:SendMessage",), "failed events", "", "Lambda",
+               "sends a failed run to its destination (Lambda: Capturing records of Lambda asynchronous invocations)"),
     Registered((RUN,), ("sqs:ReceiveMessage", "sqs:DeleteMessage", "sqs:GetQueueAttributes"), "fetches", "", "Lambda",
                "takes messages from its queue for a function (Lambda: Creating and configuring an Amazon SQS event source mapping)"),
-    Registered((FETCH, RUN, *ASYNC), DECRYPT + DATA_KEY, "key", "sqs", "SQS",
+    Registered((FETCH, RUN, DETECT, *ASYNC), DECRYPT + DATA_KEY, "key", "sqs", "SQS",
                "encrypts what is sent to a queue (SQS: Key management)"),
     Registered(("Scheduler",), ("lambda:InvokeFunction",), PLAN, "", "EventBridge Scheduler",
                "invokes its target (EventBridge Scheduler: Setting up the execution role)"),
@@ -259,7 +270,7 @@ TRIAL = f"trial-{uuid.uuid4()}"
 ROW = {"pk": {"S": TRIAL}, "sk": {"S": TRIAL}}
 DENIED = {"AccessDenied", "AccessDeniedException"}
 NOBODY: tuple[str, ...] = ()
-EVERYBODY_WITH_ROWS = (FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE)
+EVERYBODY_WITH_ROWS = (FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE, DETECT)
 WRITERS = (FETCH, WEBHOOK, RUN, RECONCILE)
 
 
@@ -300,6 +311,11 @@ def put_under(aws: Aws, stack: Stack, key: str) -> object:
         ServerSideEncryption="aws:kms",
         SSEKMSKeyId=key,
     )
+
+
+def version_of(stack: Stack, key: str) -> str:
+    """The newest version of an object."""
+    return stack.aws.s3.head_object(Bucket=stack.bucket, Key=key)["VersionId"]
 
 
 def own_role(aws: Aws) -> str:
@@ -349,7 +365,14 @@ CALLS = (
     Call("write beside the prefix", NOBODY, lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"appointments-{TRIAL}", Body=b"")),
     Call("write a result under our key", (WEBHOOK, RECONCILE), lambda aws, s: put_under(aws, s, s.outputs["KeyArn"])),
     Call("write a result under another key", NOBODY, lambda aws, s: put_under(aws, s, f"{s.outputs['KeyArn']}0")),
-    Call("read a result", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
+    Call("read a result's newest version", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
+    Call("read a result", (DETECT,), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}", VersionId=version_of(s, f"appointments/{TRIAL}"))),
+    Call("write a day", (DETECT,), lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"snapshots/{TRIAL}", Body=b"")),
+    Call("read a day", (DETECT,), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"snapshots/{TRIAL}")),
+    Call("list a connection's days", (DETECT,), lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="snapshots/connection=conn_1/")),
+    Call("list all days", NOBODY, lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="snapshots/")),
+    Call("write what changed", (DETECT,), lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"changes/{TRIAL}", Body=b"")),
+    Call("read what changed", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"changes/{TRIAL}")),
     Call("list results", NOBODY, lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="appointments/")),
     Call("delete a result", NOBODY, lambda aws, s: aws.s3.delete_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
     Call("delete the bucket's policy", NOBODY, lambda aws, s: aws.s3.delete_bucket_policy(Bucket=s.bucket)),
@@ -363,12 +386,13 @@ CALLS = (
     Call("list parameters", NOBODY, lambda aws, s: aws.ssm.describe_parameters()),
     Call("forget a token", (FETCH,), lambda aws, s: aws.ssm.delete_parameter(Name=token(s))),
     # events and queues
-    Call("announce", (WEBHOOK, PLAN, RUN, RECONCILE), lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay")])),
+    Call("announce", (WEBHOOK, PLAN, RUN, RECONCILE, DETECT), lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay")])),
     Call("announce under another name", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "aws.health")])),
     Call("announce under another name among our own", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay"), event(s, "somebody-else")])),
     Call("announce on another bus", NOBODY, lambda aws, s: aws.events.put_events(Entries=[event(s, "cobalt-relay", "default")])),
     Call("delete a rule", NOBODY, lambda aws, s: aws.events.delete_rule(Name=TRIAL, EventBusName=s.bus)),
     Call("report a failed run", (PLAN, RECONCILE, ROTATE), lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["ScheduleFailuresUrl"], MessageBody=TRIAL)),
+    Call("report a failed event", (DETECT,), lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["EventFailuresUrl"], MessageBody=TRIAL)),
     Call("read failed runs", NOBODY, lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["ScheduleFailuresUrl"])),
     Call("queue a fetch", (FETCH, PLAN, RUN, RECONCILE), lambda aws, s: aws.sqs.send_message(QueueUrl=s.outputs["FetchQueueUrl"], MessageBody=TRIAL, DelaySeconds=900)),
     Call("take a fetch from the queue", (RUN,), lambda aws, s: aws.sqs.receive_message(QueueUrl=s.outputs["FetchQueueUrl"], VisibilityTimeout=0)),
@@ -400,18 +424,22 @@ def _something_to_reach_for(stack: Stack) -> Iterator[None]:
     """A token, and afterwards nothing of what was tried."""
     aws = stack.aws
     aws.ssm.put_parameter(Name=token(stack), Value=TRIAL, Type="SecureString", Overwrite=True)
+    objects = [f"{kind}/{TRIAL}" for kind in ("appointments", "webhooks", "snapshots", "changes")]
+    for key in objects:
+        aws.s3.put_object(Bucket=stack.bucket, Key=key, Body=b"")
     yield
     aws.ssm.delete_parameters(Names=[token(stack)])
     aws.dynamodb.delete_item(TableName=stack.table, Key=ROW)
-    for key in (f"appointments/{TRIAL}", f"webhooks/{TRIAL}"):
+    for key in objects:
         aws.s3.delete_object(Bucket=stack.bucket, Key=key)
     aws.sqs.purge_queue(QueueUrl=stack.outputs["FetchQueueUrl"])
-    queue = stack.outputs["ScheduleFailuresUrl"]
-    failures = aws.sqs.receive_message(
-        QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0
-    ).get("Messages", [])
-    for message in [each for each in failures if each["Body"] == TRIAL]:
-        aws.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
+    for name in ("ScheduleFailuresUrl", "EventFailuresUrl"):
+        queue = stack.outputs[name]
+        failures = aws.sqs.receive_message(
+            QueueUrl=queue, MaxNumberOfMessages=10, VisibilityTimeout=0
+        ).get("Messages", [])
+        for message in [each for each in failures if each["Body"] == TRIAL]:
+            aws.sqs.delete_message(QueueUrl=queue, ReceiptHandle=message["ReceiptHandle"])
 
 
 @pytest.mark.usefixtures("_something_to_reach_for")

@@ -361,12 +361,12 @@ def test_result_is_complete_when_it_lists_what_it_counts(
 
 
 def test_result_is_read_when_it_holds_what_json_can_not_keep() -> None:
-    raw = b'{"id":"e","type":"t","data":{"appointments":[{"id":"\\ud800x","v":1e999,"n":%b}]}}'
+    raw = b'{"id":"e","type":"t","data":{"appointments":[{"id":"\\ud800x","v":1e999,"n":%b,"duration":NaN}]}}'
 
     fetched = Fetched.read(raw % (b"9" * 5000))
 
     [item] = fetched.items
-    assert item == {"id": "\ufffdx", "v": "1e999", "n": "9" * 5000}
+    assert item == {"id": "\ufffdx", "v": "1e999", "n": "9" * 5000, "duration": "NaN"}
     appointment = Appointment.read(item, CLINIC)
     assert Appointment.model_validate_json(appointment.model_dump_json()) == appointment
 

@@ -7,6 +7,7 @@ from typing import Any
 from tools.local.aws import Aws
 
 type Event = dict[str, Any]
+CHANGED = "Appointments Changed"
 
 
 @dataclass
@@ -33,7 +34,14 @@ class EventLog:
         return list(self._seen)
 
     def of(self, job_execution_id: str) -> list[Event]:
-        """Give the events about one job."""
+        """Give the events about how a job ended."""
+        return [each for each in self._about(job_execution_id) if each["detail-type"] != CHANGED]
+
+    def changes_of(self, job_execution_id: str) -> list[Event]:
+        """Give the events about what a job's fetch changed."""
+        return [each for each in self._about(job_execution_id) if each["detail-type"] == CHANGED]
+
+    def _about(self, job_execution_id: str) -> list[Event]:
         return [
             event
             for event in self.all()

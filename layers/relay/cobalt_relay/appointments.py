@@ -294,7 +294,7 @@ class Fetched(NamedTuple):
         Half of a surrogate pair, which no UTF-8 can hold, becomes U+FFFD. A number beyond a float,
         and one longer than any id, stays the text that it was.
         """
-        document = json.loads(body, parse_float=_float, parse_int=_int)
+        document = json.loads(body, parse_float=_float, parse_int=_int, parse_constant=str)
         event = CobaltEvent.read(_whole(document) if _SURROGATE.search(body) else document)
         data = event.data if isinstance(event.data, dict) else {}
         listed = data.get("appointments")
