@@ -277,7 +277,10 @@ def leaves(value: Any) -> Iterator[str]:
             for each in value:
                 yield from leaves(each)
         case str():
-            yield re.sub("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", value)
+            if value and not value.isspace():
+                yield re.sub(
+                    "[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]", "\ufffd", value
+                )
         case _:
             yield json.dumps(value)
 
@@ -291,12 +294,12 @@ def leaves_lost(item: dict[str, Any], resource: dict[str, Any]) -> list[str]:
                 told |= set(leaves(json.loads(text)))
             except ValueError:
                 continue
-    said = {name: value for name, value in item.items() if name not in fhir.LEFT_OUT and value}
+    said = {name: value for name, value in item.items() if name not in fhir.LEFT_OUT}
     return [
         leaf
         for value in said.values()
         for leaf in leaves(value)
-        if leaf not in told and leaf.strip() and leaf != "null"
+        if leaf not in told and leaf != "null"
     ]
 
 
