@@ -136,7 +136,7 @@ REGISTER = (
                "sends the traces of active tracing (Lambda: Visualize Lambda function invocations using AWS X-Ray)"),
     Registered(FUNCTIONS, DECRYPT, "key", "lambda", "Lambda",
                "decrypts the environment variables at a cold start (Lambda: Securing Lambda environment variables)"),
-    Registered(FUNCTIONS, DECRYPT, "key", "secretsmanager", "Secrets Manager",
+    Registered((FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE, ROTATE), DECRYPT, "key", "secretsmanager", "Secrets Manager",
                "decrypts a secret for its reader (Secrets Manager: Secret encryption and decryption)"),
     Registered((FETCH, READ, WEBHOOK, PLAN, RUN, RECONCILE, DETECT), DECRYPT, "key", "dynamodb", "DynamoDB",
                "decrypts the table's key for its user (DynamoDB: DynamoDB encryption at rest, usage notes)"),

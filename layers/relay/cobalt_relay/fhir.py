@@ -368,13 +368,14 @@ _ROLES = "http://terminology.hl7.org/CodeSystem/v3-ParticipationType"
 
 
 PARTICIPATION: Mapping[str, str] = {
-    **dict.fromkeys(("booked", "arrived", "checked-in", "fulfilled"), "accepted"),
+    **dict.fromkeys(("booked", "arrived", "checked-in", "fulfilled", "noshow"), "accepted"),
     **dict.fromkeys(("proposed", "pending", "waitlist"), "needs-action"),
+    "cancelled": "declined",
 }
 """What the status of an appointment says of everybody in it, by the definitions of FHIR's codes.
 
 `booked`, say: "All participant(s) have been considered and the appointment is confirmed to go
-ahead". The others say nothing of who had accepted, and Cobalt never does.
+ahead"; `declined`: "will not participate". The others say nothing, and Cobalt never does.
 """
 
 
