@@ -5,7 +5,8 @@
   so each of them would do the same, for whatever time it was planned. Only where a run fetches
   those clinics whose clocks show a wanted time (`at`), its own time says which these are, and it is
   another run. reconcile_jobs has no input: one run does the work of all.
-* EventFailures: the event goes into the EventLog queue, where its rule would have put it.
+* EventFailures: the event goes where its rule would have put it, into the EventLog queue or to the
+  function that tells what a fetch changed; there, too, if that function failed at it.
 * FetchFailures: the fetch goes into the queue of fetches again, in a new round: its attempts are
   counted anew, and so is its time where that is over.
 
@@ -112,7 +113,10 @@ class Run:
 
 @dataclass(frozen=True)
 class Event:
-    """An event that did not reach the EventLog queue: its way back is to be put there."""
+    """An event that did not reach the EventLog queue: its way back is to be put there.
+
+    One that the function for changes did not get, or failed at, is a `Run` of that.
+    """
 
     rule: str
     id: str
@@ -167,18 +171,19 @@ class Deployment:
 def redrive(deployment: Deployment, *, dry_run: bool, telling: Telling | None = None) -> int:
     """Show the queues and put back what is in them; give 1 where anything had to stay, else 0."""
     back = _Queues(deployment, telling or Telling(), dry_run=dry_run)
+    invoke = _Invoke(deployment)
     stays = [
         back.put(
             "Schedule runs that failed",
             "ScheduleFailuresUrl",
             lambda message: failed_run(message, deployment.outputs),
-            _Invoke(deployment).again,
+            invoke.again,
         ),
         back.put(
-            "Events that did not reach the EventLog queue",
+            "Events that did not get through",
             "EventFailuresUrl",
             lambda message: lost_event(message, deployment.outputs),
-            lambda event: _send(deployment, event),
+            lambda lost: invoke.again(lost) if isinstance(lost, Run) else _send(deployment, lost),
         ),
     ]
     if deployment.outputs.get("FetchFailuresUrl") and deployment.outputs.get("FetchQueueUrl"):
@@ -203,25 +208,21 @@ def failed_run(message: Message, outputs: Mapping[str, str]) -> Run:
     body = message.json()
     attributes = message.attributes
     if "requestContext" in body and "requestPayload" in body:
-        context, answer = body["requestContext"], body.get("responsePayload")
-        if not isinstance(context, dict):
-            raise Stays("its requestContext is no JSON object")
-        error_type = answer.get("errorType") if isinstance(answer, dict) else None
-        function = _scheduled_function(context.get("functionArn"), outputs)
-        code = _printable(error_type or context.get("condition"))
-        return _run(function, body["requestPayload"], code, outputs)
+        function, code = _recorded(body)
+        return _run(_scheduled(function, outputs), body["requestPayload"], code, outputs)
     if "SCHEDULE_ARN" not in attributes:
         raise Stays("it is neither the record of a failed run nor a schedule's dead letter")
     if attributes.get("IS_PAYLOAD_TRUNCATED", "").lower() == "true":
         raise Stays("EventBridge Scheduler cut its input off")
     code = _printable(attributes.get("ERROR_CODE"))
     if "FunctionName" in body and "Payload" in body:
-        function = _scheduled_function(body["FunctionName"], outputs)
+        function = _scheduled(_function_name(body["FunctionName"]), outputs)
         payload = _for_its_time(_input_of(body["Payload"]), attributes)
         return _run(function, payload, code, outputs)
     schedule = attributes["SCHEDULE_ARN"].rpartition("/")[2]
     known = {outputs.get(name): outputs.get(function) for name, function in SCHEDULED.items()}
-    function = _scheduled_function(known.get(schedule) or attributes.get("TARGET_ARN"), outputs)
+    said = known.get(schedule) or attributes.get("TARGET_ARN")
+    function = _scheduled(_function_name(said), outputs)
     return _run(function, _for_its_time(body, attributes), code, outputs)
 
 
@@ -232,13 +233,26 @@ def _for_its_time(payload: Json, attributes: Mapping[str, str]) -> Json:
     return payload | {"scheduled_at": planned_for} if is_open and planned_for else payload
 
 
-def lost_event(message: Message, outputs: Mapping[str, str]) -> Event:
-    """Read a message of the EventFailures queue: the event, what happened in the attributes."""
+def lost_event(message: Message, outputs: Mapping[str, str]) -> Event | Run:
+    """Read a message of the EventFailures queue. Two senders put messages there.
+
+    EventBridge, for an event that did not reach its target: the event, what happened in the
+    attributes. Lambda, for one that its function failed at: the record of the invocation.
+    """
     body = message.json()
+    detector = outputs.get("DetectChangesName", "")
+    if "requestContext" in body and "requestPayload" in body:
+        function, code = _recorded(body)
+        if function != detector:
+            raise Stays(f"no event of this stack starts {_printable(function)}")
+        return Run(function, json.dumps(body["requestPayload"], sort_keys=True), code)
     if not {"source", "detail-type", "detail"} <= body.keys():
         raise Stays("its body is no event of EventBridge")
-    target = message.attributes.get("TARGET_ARN", "")
-    if target and target.rpartition(":")[2] != outputs["EventLogUrl"].rpartition("/")[2]:
+    target = message.attributes.get("TARGET_ARN", "").rpartition(":")[2]
+    if detector and target == detector:
+        code = _printable(message.attributes.get("ERROR_CODE"))
+        return Run(detector, json.dumps(body, sort_keys=True), code)
+    if target and target != outputs["EventLogUrl"].rpartition("/")[2]:
         raise Stays("it was meant for another target than the EventLog queue")
     detail = body["detail"]
     event_id = detail.get("event_id") if isinstance(detail, dict) else None
@@ -430,13 +444,27 @@ def _hidden(sqs: "SQSClient", url: str) -> int:
     return int(answer["Attributes"][name])
 
 
-def _scheduled_function(said: Json, outputs: Mapping[str, str]) -> str:
+def _recorded(body: Json) -> tuple[str, str]:
+    """Read in Lambda's record of an invocation which function failed, and the type of its error."""
+    context, answer = body["requestContext"], body.get("responsePayload")
+    if not isinstance(context, dict):
+        raise Stays("its requestContext is no JSON object")
+    error_type = answer.get("errorType") if isinstance(answer, dict) else None
+    function = _function_name(context.get("functionArn"))
+    return function, _printable(error_type or context.get("condition"))
+
+
+def _function_name(said: Json) -> str:
     match = FUNCTION.fullmatch(said) if isinstance(said, str) else None
     if match is None:
         raise Stays("it names no function")
-    if match["name"] not in {outputs.get(name) for name in SCHEDULED.values()}:
-        raise Stays(f"no schedule of this stack invokes {_printable(match['name'])}")
     return match["name"]
+
+
+def _scheduled(function: str, outputs: Mapping[str, str]) -> str:
+    if function not in {outputs.get(name) for name in SCHEDULED.values()}:
+        raise Stays(f"no schedule of this stack invokes {_printable(function)}")
+    return function
 
 
 def _input_of(payload: Json) -> Json:
