@@ -28,7 +28,7 @@ export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down logs redrive test bench soak fuzz check audit fix lock clean environment auditors
+.PHONY: help demo up down logs redrive test bench soak fuzz check audit docs fix lock clean environment auditors renderers
 
 help: ## This list
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
@@ -69,6 +69,9 @@ check: environment ## Format, lint, types, template; changes nothing
 audit: environment auditors ## Rule sets for security over template, code and contract
 	@$(BIN)/python -m tools.audit $(GATES)
 
+docs: environment renderers ## The contracts as pages, in docs/html: openapi.html, asyncapi.html
+	@$(BIN)/python -m tools.docs
+
 fix: environment ## Mend what the checks can mend
 	@$(BIN)/ruff check --fix --quiet . || true
 	@$(BIN)/ruff format .
@@ -80,12 +83,12 @@ lock: environment ## Pin the packages anew; UPGRADE=1 takes newer versions
 	@$(COMPILE) requirements/audit.in --output-file requirements/audit.txt
 	@cd tools/audit && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --loglevel=error
 
-clean: ## Stop the stack; remove .venv, .audit, .local, .aws-sam and the caches
+clean: ## Stop the stack; remove .venv, .audit, .local, .aws-sam, docs/html and the caches
 	@# By hand, for .venv may be gone already. A server is ours if its command line names our folder.
 	@for pid in $$(find .local -name '*.pid' ! -path '*/tmp/*' -exec cat {} \; 2>/dev/null); do \
 		case "$$(ps -ww -o args= -p $$pid)" in *"$(CURDIR)/.local/"*) kill $$pid; \
 			for tenth in $$(seq 100); do if kill -0 $$pid 2>/dev/null; then sleep 0.1; fi; done ;; esac; done
-	@rm -rf .venv .audit .local .aws-sam .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
+	@rm -rf .venv .audit .local .aws-sam docs/html .mypy_cache .ruff_cache .pytest_cache .hypothesis .coverage .coverage.* htmlcov
 	@find . -name __pycache__ -type d -prune -exec rm -rf {} +
 
 # The marker is written last: an interrupted installation is done again, a finished one never. It holds the folder too,
@@ -104,10 +107,9 @@ environment:
 	@launcher() { printf '#!/bin/sh\nPYTHONPATH="$(CURDIR):$(CURDIR)/layers/relay" exec "$(CURDIR)/.venv/bin/python" -P -m tools.relay "$$@"\n'; }; \
 	if ! launcher | cmp -s - $(BIN)/relay; then launcher > $(BIN)/relay && chmod 755 $(BIN)/relay; fi
 
-# The tools of `make audit`, which pin too much to live in .venv; the markers are as above. Without npm those that need it
-# are left out here, and `make audit` says so and fails. A fork of detect-secrets that checkov brings comes once more, last:
-# both lie in one folder, whichever is unpacked later stays, and the fork finds more.
-auditors: environment
+# The tools of `make audit`, which pin too much to live in .venv; the markers are as above. A fork of detect-secrets that
+# checkov brings comes once more, last: both lie in one folder, whichever is unpacked later stays, and the fork finds more.
+auditors: environment renderers
 	@if { echo "$(CURDIR)"; cat requirements/audit.txt; } | cmp -s - .audit/venv/installed.txt && \
 		.audit/venv/bin/python -c '' 2>/dev/null; then exit 0; fi; \
 	echo "Installing the tools of the audit into .audit (once, about a minute) ..."; \
@@ -118,8 +120,12 @@ auditors: environment
 			--reinstall-package bc-detect-secrets --requirement requirements/audit.txt; } 2>&1) || \
 		{ printf '%s\n' "$$said"; echo "They could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	{ echo "$(CURDIR)"; cat requirements/audit.txt; } > .audit/venv/installed.txt
+
+# What of that runs on Node.js; `make docs` needs no more. Without npm it is left out here, and whoever needs it says so and fails.
+renderers:
 	@if cmp -s tools/audit/package-lock.json .audit/node_modules/installed.txt || ! command -v npm >/dev/null; then exit 0; fi; \
-	cp tools/audit/package.json tools/audit/package-lock.json .audit/ && \
+	echo "Installing the tools that run on Node.js into .audit (once, about half a minute) ..."; \
+	mkdir -p .audit && cp tools/audit/package.json tools/audit/package-lock.json .audit/ && \
 	said=$$(cd .audit && npm ci --ignore-scripts --no-audit --no-fund --loglevel=error 2>&1) || \
 		{ printf '%s\n' "$$said"; echo "They could not be installed: mend that, then run make again."; exit 1; } >&2; \
 	cp tools/audit/package-lock.json .audit/node_modules/installed.txt
