@@ -5,6 +5,7 @@ no Python package; here is what that cannot know.
 """
 
 import base64
+import hmac
 import json
 import re
 from collections.abc import Iterator
@@ -22,12 +23,14 @@ from referencing.jsonschema import DRAFT202012
 
 from cobalt_relay import api
 from cobalt_relay.events import SOURCE, RelayEvent
+from cobalt_relay.models import CobaltEvent, UnsignedHeaders
 from tests.contract.test_documented_examples import example
 from tests.contract.test_openapi import SPEC as OPENAPI
 from tests.contract.test_openapi import WEBHOOK
 from tests.contract.test_sample_events import GENUINE, sample
 from tests.template.document import document
 from tests.unit.test_shape import EVENTS
+from tools.sign_sample import SAMPLE_KEY
 
 FILE = Path(__file__).parents[2] / "docs" / "asyncapi.yaml"
 SPEC: dict[str, Any] = yaml.safe_load(FILE.read_text(encoding="utf-8"))
@@ -195,6 +198,23 @@ def test_headers_are_those_that_are_read() -> None:
     read = {api.signature(event), *unsigned.ids, *unsigned.timestamps}
     assert read == set(schema["properties"]) - {"webhook-attempt"}
     assert unsigned._fields == ("ids", "timestamps")  # another one would have to be told of
+
+
+@pytest.mark.parametrize("name", INCOMING)
+def test_example_delivery_is_signed_as_described(name: str) -> None:
+    properties = SPEC["components"]["schemas"]["DeliveryHeaders"]["properties"]
+    assert f"under the key `{SAMPLE_KEY}`" in properties["cobalt-verification"]["description"]
+    for each in examples("cobaltWebhook", name):
+        body = json.dumps(each["payload"], separators=(",", ":"), ensure_ascii=False).encode()
+
+        event = CobaltEvent.read(each["payload"])
+        unsigned = UnsignedHeaders(
+            (each["headers"]["webhook-id"],), (each["headers"]["webhook-timestamp"],)
+        )
+
+        signature = hmac.digest(SAMPLE_KEY.encode(), body, "sha256").hex()
+        assert each["headers"]["cobalt-verification"] == signature
+        assert not unsigned.contradict(event)
 
 
 def test_answers_are_those_of_the_route() -> None:
