@@ -16,10 +16,17 @@ def read_job() -> Response[str]:
     """Tell nobody but the connection whose job it is."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
-    report, pause_seconds = bootstrap.read_jobs().job(
-        client_id, client_secret, access_token, api.job_id(event)
+    wait_seconds = api.wait_seconds(event)
+    found = bootstrap.read_jobs().job(
+        client_id,
+        client_secret,
+        access_token,
+        api.job_id(event),
+        wait_seconds,
+        app.lambda_context.get_remaining_time_in_millis() / 1000,
     )
-    return api.job_found(event, report.model_dump(mode="json"), pause_seconds)
+    report = found.report.model_dump(mode="json")
+    return api.job_found(event, report, found.pause_seconds, found.progress)
 
 
 @observed

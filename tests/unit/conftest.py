@@ -40,6 +40,7 @@ from tests.unit.fakes import (
     FakeJobs,
     FakeQueue,
     FakeRanges,
+    FakeResultLinks,
     FakeResults,
     FakeSecrets,
     FakeSnapshots,
@@ -47,6 +48,7 @@ from tests.unit.fakes import (
 
 WEBHOOK_KEY = b"webhook-key"
 SINGLE_FLIGHT = timedelta(seconds=60)
+RETENTION = timedelta(days=30)
 HEADERS = {"client_id": "client", "client_secret": "sesame", "access_token": "token-1"}
 
 
@@ -102,7 +104,16 @@ class World:
             now=self.clock,
             sleep=self.clock.sleep,
         )
-        self.read_jobs = ReadJobs(self.jobs, self.ranges, self.secrets, now=self.clock)
+        self.links = FakeResultLinks(self.clock)
+        self.read_jobs = ReadJobs(
+            self.jobs,
+            self.ranges,
+            self.secrets,
+            self.links,
+            RETENTION,
+            now=self.clock,
+            sleep=self.clock.sleep,
+        )
         self.take_in = TakeIn(
             self.jobs,
             self.results,
@@ -311,11 +322,18 @@ def queue_event(*bodies: str | FetchWork, receives: int = 1) -> dict[str, Any]:
     }
 
 
-def job_event(encoded_id: str, headers: dict[str, str] | None = None) -> dict[str, Any]:
+def job_event(
+    encoded_id: str, headers: dict[str, str] | None = None, wait: str | list[str] | None = None
+) -> dict[str, Any]:
     """A call of GET /v1/appointments/fetch/{job_execution_id}."""
     given = HEADERS if headers is None else headers
     event = api_event(f"/appointments/fetch/{encoded_id}", None, given, method="GET")
-    return {**event, "pathParameters": {"job_execution_id": encoded_id}}
+    event["pathParameters"] = {"job_execution_id": encoded_id}
+    if wait is not None:
+        waits = wait if isinstance(wait, list) else [wait]
+        event["queryStringParameters"] = {"wait": "".join(waits[-1:])}
+        event["multiValueQueryStringParameters"] = {"wait": waits}
+    return event
 
 
 def sign(body: bytes, key: bytes = WEBHOOK_KEY) -> str:

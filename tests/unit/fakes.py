@@ -54,6 +54,7 @@ from cobalt_relay.models import (
     ListedEvent,
     LiveKeys,
     RequestRecord,
+    ResultLink,
     ResultLocation,
     WebhookKey,
     WebhookRegistration,
@@ -320,6 +321,22 @@ class FakeSnapshots(Faults):
             return False
         versions.append(snapshot.model_dump_json(exclude_unset=True).encode())
         return True
+
+
+class FakeResultLinks(Faults):
+    """Links that open nothing."""
+
+    def __init__(self, now: Callable[[], datetime]) -> None:
+        super().__init__()
+        self._now = now
+
+    def link(self, result: ResultLocation) -> ResultLink:
+        self.meet("link")
+        version = f"?versionId={result.version_id}" if result.version_id else ""
+        return ResultLink(
+            url=f"https://{result.bucket}.example/{result.key}{version}",
+            expires_at=self._now() + timedelta(minutes=5),
+        )
 
 
 class FakeBus(Faults):

@@ -1,11 +1,13 @@
 """How adapters translate what AWS answers; `tests/contract` runs them against a real stack."""
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterator
 from datetime import UTC, date, datetime, timedelta
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any, cast
+from urllib.parse import SplitResult, parse_qs, unquote, urlsplit
 
 import boto3
 import pytest
@@ -14,7 +16,7 @@ from botocore.stub import ANY, Stubber
 from cobalt_relay.adapters import aws
 from cobalt_relay.adapters.bus import Bus
 from cobalt_relay.adapters.connections import MOST_TOKENS, Connections
-from cobalt_relay.adapters.results import Results
+from cobalt_relay.adapters.results import LINK_LIFE, ResultLinks, Results
 from cobalt_relay.adapters.rotation import RotatedSecret
 from cobalt_relay.adapters.secrets import CACHE_SECONDS, REFRESH_SECONDS, Secrets
 from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
@@ -340,6 +342,88 @@ def test_fault_when_s3_fails(stubbed: Stubbed) -> None:
 
     with pytest.raises(ResultsFault):
         Results(stubbed.client, "results").create("place", b"{}")
+
+
+PLACE = "appointments/connection=conn_1/date=2025-01-02/job_1"
+MOMENT = datetime(2025, 1, 2, 10, 0, 0, 999_000, tzinfo=UTC)
+
+
+@pytest.fixture
+def _new_session(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A session keeps the region and the credentials that it saw first."""
+    monkeypatch.setattr(boto3, "DEFAULT_SESSION", None)
+
+
+def linked(version_id: str | None = "v+1/ä") -> SplitResult:
+    location = ResultLocation(bucket="results", key=f"{PLACE}.json", version_id=version_id)
+    link = ResultLinks(aws.s3(aws.SIGNING), now=lambda: MOMENT).link(location)
+    assert link.expires_at == datetime(2025, 1, 2, 10, 5, tzinfo=UTC)
+    assert link.url not in repr(link)
+    return urlsplit(link.url)
+
+
+@pytest.mark.usefixtures("_new_session")
+@pytest.mark.parametrize(
+    ("region", "host"),
+    [
+        ("us-east-1", "results.s3.us-east-1.amazonaws.com"),
+        ("eu-central-1", "results.s3.eu-central-1.amazonaws.com"),
+        ("us-gov-west-1", "results.s3.us-gov-west-1.amazonaws.com"),
+    ],
+)
+def test_link_is_for_the_buckets_own_host_in_its_region(
+    monkeypatch: pytest.MonkeyPatch, region: str, host: str
+) -> None:
+    monkeypatch.setenv("AWS_DEFAULT_REGION", region)
+
+    link = linked()
+
+    assert (link.scheme, link.netloc) == ("https", host)
+    assert unquote(link.path) == f"/{PLACE}.json"
+
+
+@pytest.mark.usefixtures("_new_session")
+@pytest.mark.parametrize("version_id", ["v+1/ä", None])
+def test_link_is_signed_for_five_minutes_with_the_session_of_the_role(
+    monkeypatch: pytest.MonkeyPatch, version_id: str | None
+) -> None:
+    monkeypatch.setenv("AWS_SESSION_TOKEN", "session/+=")
+
+    query = parse_qs(linked(version_id).query, strict_parsing=True)
+
+    assert query.get("versionId") == ([version_id] if version_id else None)
+    assert query["X-Amz-Algorithm"] == ["AWS4-HMAC-SHA256"]
+    assert query["X-Amz-Expires"] == ["300"] == [str(LINK_LIFE.seconds)]
+    assert query["X-Amz-Security-Token"] == ["session/+="]
+    assert query["X-Amz-SignedHeaders"] == ["host"]  # so that a plain GET will do
+    assert query["response-cache-control"] == ["no-store"]
+    assert len(query["X-Amz-Signature"][0]) == 64
+
+
+@pytest.mark.usefixtures("_new_session")
+def test_link_has_the_bucket_in_its_path_when_the_endpoint_is_an_address(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("AWS_ENDPOINT_URL", "http://127.0.0.1:4566")
+
+    link = linked()
+
+    assert link.netloc == "127.0.0.1:4566"
+    assert unquote(link.path) == f"/results/{PLACE}.json"
+
+
+@pytest.mark.usefixtures("_new_session")
+def test_fault_when_there_is_nothing_to_sign_a_link_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"):
+        monkeypatch.delenv(name)
+    for name in ("AWS_CONFIG_FILE", "AWS_SHARED_CREDENTIALS_FILE"):
+        monkeypatch.setenv(name, os.devnull)
+    monkeypatch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+
+    with pytest.raises(ResultsFault) as error:
+        linked()
+
+    assert PLACE not in str(error.value)
 
 
 @pytest.mark.parametrize("plain", ["job_1", "evt-1", "appointment.created", "A" * 128])

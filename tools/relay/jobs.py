@@ -136,8 +136,9 @@ def _requests_of(*jobs: Job) -> list[str]:
 
 def _document(job: Job, asked: dict[str, RequestRecord]) -> dict[str, Any]:
     request, end = asked.get(job.request_id or ""), job.completion
+    report = JobReport.of(job, request.requested_at if request else None)
     return {
-        **JobReport.of(job, request.requested_at if request else None).model_dump(mode="json"),
+        **report.model_dump(mode="json", exclude={"result_url", "result_url_expires_at"}),
         "connection_id": job.connection_id,
         "access_token_reference_id": end.access_token_reference_id if end else None,
         "request_id": job.request_id,

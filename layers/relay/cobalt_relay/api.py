@@ -29,6 +29,7 @@ from cobalt_relay.errors import (
     FetchUnderWay,
     IdempotencyKeyReused,
     InvalidIdempotencyKey,
+    InvalidWait,
     KeyNotYetKnown,
     MalformedBody,
     MalformedDelivery,
@@ -62,6 +63,9 @@ _UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
 _CHARSET = re.compile(r"""; *charset *= *["']?([^"';, ]+)""")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
 MAX_KEY_LENGTH = 255
+MAX_WAIT_SECONDS = 20
+"""For a job's end: API Gateway hangs up after 29, and the function may run for 28."""
+_WAITS = {str(seconds): seconds for seconds in range(MAX_WAIT_SECONDS + 1)}
 
 STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     CallerError: HTTPStatus.BAD_REQUEST,
@@ -172,10 +176,14 @@ def range_accepted(
 
 
 def job_found(
-    event: APIGatewayProxyEvent, report: dict[str, Any], pause_seconds: int | None
+    event: APIGatewayProxyEvent,
+    report: dict[str, Any],
+    pause_seconds: int | None,
+    progress: str | None,
 ) -> Response[str]:
-    """Tell what is known of a job, and when to ask again where it is open."""
-    headers = {"Retry-After": str(pause_seconds)} if pause_seconds is not None else None
+    """Tell what is known of a job; where it is open, how far it is and when to ask again."""
+    told = {"Retry-After": pause_seconds, "x-progress": progress}
+    headers = {name: str(value) for name, value in told.items() if value is not None}
     return answer(event, HTTPStatus.OK, {"success": True, **report}, headers)
 
 
@@ -217,6 +225,17 @@ def fetch_headers(event: APIGatewayProxyEvent) -> tuple[str, str, str]:
 def job_id(event: APIGatewayProxyEvent) -> str:
     """Read a job's id from the path; API Gateway hands that on percent-encoded, as it came."""
     return unquote(event.path_parameters.get("job_execution_id", ""))
+
+
+def wait_seconds(event: APIGatewayProxyEvent) -> int:
+    """Read for how long the caller wants to wait for a job's end; 0 where it does not say.
+
+    Raises `InvalidWait`.
+    """
+    given = (event.get("multiValueQueryStringParameters") or {}).get("wait", ["0"])
+    if len(given) != 1 or given[0] not in _WAITS:
+        raise InvalidWait
+    return _WAITS[given[0]]
 
 
 def idempotency_key(event: APIGatewayProxyEvent) -> str | None:

@@ -72,9 +72,16 @@ def fetch_ranges() -> "FetchRanges":
 def read_jobs() -> "ReadJobs":
     """Give the use case behind `GET /v1/appointments/fetch/{job_execution_id}`."""
     from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.results import ResultLinks
     from cobalt_relay.services.read_jobs import ReadJobs
 
-    return ReadJobs(_jobs(aws.PATIENT), _ranges(aws.PATIENT), _secrets(aws.PATIENT))
+    return ReadJobs(
+        _jobs(aws.PATIENT),
+        _ranges(aws.PATIENT),
+        _secrets(aws.PATIENT),
+        ResultLinks(aws.s3(aws.SIGNING)),
+        settings().retention,
+    )
 
 
 @cache

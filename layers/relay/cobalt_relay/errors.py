@@ -11,6 +11,7 @@
     │   ├── MalformedBody
     │   ├── InvalidIdempotencyKey
     │   ├── IdempotencyKeyReused
+    │   ├── InvalidWait
     │   ├── NoSuchJob
     │   └── InvalidFetchRequest
     │       ├── MissingParameters
@@ -187,6 +188,13 @@ class IdempotencyKeyReused(CallerError):
         "This Idempotency-Key was used with another request body in the last 24 hours. "
         "Use a new key for a new request."
     )
+
+
+class InvalidWait(CallerError):
+    """`wait` is anything but a whole number of seconds within its bounds, or is given twice."""
+
+    code = "invalid_wait"
+    message = "wait must be one whole number of seconds, 0 to 20."
 
 
 class NoSuchJob(CallerError):

@@ -687,6 +687,13 @@ class ResultLocation(_Frozen):
     version_id: str | None = None
 
 
+class ResultLink(_Frozen):
+    """A URL that opens a result to whoever has it, until it expires. It is in no `repr`."""
+
+    url: str = Field(repr=False)
+    expires_at: Instant
+
+
 class Completion(_Frozen):
     """How a job ended, and what its event will say."""
 
@@ -730,6 +737,15 @@ class Job(_Frozen):
     looks: int = 0
     """How often the reconciler looked for its result in its present state."""
 
+    def kept_result(self, now: datetime, retention: timedelta) -> ResultLocation | None:
+        """Where its appointments are; None where it brought none, or their time is over.
+
+        The row may be kept for longer than what it names.
+        """
+        end = self.completion
+        is_kept = end and end.state is JobState.COMPLETED and now < end.completed_at + retention
+        return end.result if end and is_kept else None
+
     def may_become(self, state: JobState) -> bool:
         """Whether this state may follow."""
         return state in JOB_MOVES[self.state]
@@ -758,10 +774,13 @@ class JobReport(_Frozen):
     delivered_via: Channel | None
     appointment_count: int | None
     error_code: str | None
+    result_url: str | None = Field(repr=False)
+    """Where its result can be read for some minutes; None where there is none, or none any more."""
+    result_url_expires_at: Instant | None
 
     @classmethod
-    def of(cls, job: Job, requested_at: datetime | None) -> Self:
-        """Put together what the rows hold."""
+    def of(cls, job: Job, requested_at: datetime | None, link: ResultLink | None = None) -> Self:
+        """Put together what the rows hold, and the link to the result where there is one."""
         end = job.completion
         return cls(
             job_execution_id=job.job_execution_id,
@@ -777,6 +796,8 @@ class JobReport(_Frozen):
             delivered_via=end.delivered_via if end else None,
             appointment_count=end.appointment_count if end and not end.error_code else None,
             error_code=end.error_code if end else job.error_code,
+            result_url=link.url if link else None,
+            result_url_expires_at=link.expires_at if link else None,
         )
 
 

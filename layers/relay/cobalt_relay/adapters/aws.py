@@ -42,6 +42,17 @@ UNHURRIED = Config(
 """Seconds. For nobody who waits, and results of tens of megabytes."""
 
 
+SIGNING = PATIENT.merge(
+    Config(
+        signature_version="s3v4",
+        s3={"addressing_style": "virtual", "us_east_1_regional_endpoint": "regional"},
+    )
+)
+"""For URLs that are signed here and used elsewhere. Left alone, botocore names the global endpoint:
+that redirects to a new bucket's region, where the signature, which is for a host, fits no more. An
+endpoint that is an address, as the local one is, has the bucket in the path all the same."""
+
+
 def error_code(error: Exception) -> str:
     """Name what AWS answered; empty where it did not answer at all."""
     return str(error.response["Error"]["Code"]) if isinstance(error, ClientError) else ""

@@ -1,15 +1,18 @@
 """The results bucket: bytes as Cobalt sent them."""
 
 import hashlib
+from collections.abc import Callable
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
 from cobalt_relay.errors import ResultsFault
-from cobalt_relay.models import ResultLocation
+from cobalt_relay.models import ResultLink, ResultLocation, utc_now
 
 if TYPE_CHECKING:
     from mypy_boto3_s3 import S3Client
 
+LINK_LIFE = timedelta(minutes=5)
 _TAKEN = {"PreconditionFailed", "ConditionalRequestConflict"}
 GONE = {"NoSuchKey", "NoSuchVersion"}
 """What S3 says of an object or a version that is not there, to one who may list the bucket."""
@@ -60,3 +63,36 @@ class Results:
                 return None
             raise ResultsFault from error
         return ResultLocation(bucket=self._bucket, key=key, version_id=answer.get("VersionId"))
+
+
+class ResultLinks:
+    """Signs URLs under which a result can be read without credentials. It calls nobody.
+
+    The client is to have `aws.SIGNING`. Whoever has such a URL may do what the function's role may,
+    as long as it and the role's own session last: it is a secret like a token.
+    """
+
+    def __init__(self, client: "S3Client", now: Callable[[], datetime] = utc_now) -> None:
+        self._client = client
+        self._now = now
+
+    def link(self, result: ResultLocation) -> ResultLink:
+        """Sign a URL for just these bytes. Raises `ResultsFault` without credentials.
+
+        What it gives is not to be cached on the way, nor by a browser: it is about patients.
+        """
+        wanted: dict[str, Any] = {
+            "Bucket": result.bucket,
+            "Key": result.key,
+            "ResponseCacheControl": "no-store",
+        }
+        if result.version_id:
+            wanted["VersionId"] = result.version_id
+        signed_at = self._now().replace(microsecond=0)  # a signature knows whole seconds
+        try:
+            url = self._client.generate_presigned_url(
+                "get_object", Params=wanted, ExpiresIn=int(LINK_LIFE.total_seconds())
+            )
+        except AWS_FAULTS as error:
+            raise ResultsFault from error
+        return ResultLink(url=url, expires_at=signed_at + LINK_LIFE)

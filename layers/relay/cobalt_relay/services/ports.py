@@ -31,6 +31,7 @@ from cobalt_relay.models import (
     Request,
     RequestRecord,
     RequestState,
+    ResultLink,
     ResultLocation,
     RotationState,
     Started,
@@ -205,6 +206,12 @@ class ConnectionReader(Protocol):
     """Where a connection is read."""
 
     def get(self, connection_id: str) -> Connection | None: ...
+
+
+class ResultLinker(Protocol):
+    """Where a result gets a URL for those who have no credentials of AWS."""
+
+    def link(self, result: ResultLocation) -> ResultLink: ...
 
 
 class EventBus(Protocol):
