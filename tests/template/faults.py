@@ -698,6 +698,14 @@ OWN = (
         ),
     ),
     _fault(
+        "may-link-to-other-events",
+        MATRIX,
+        put(
+            _statement("ReadAppointmentsPolicy", "LinkToResults") + " > Resource",
+            {"Fn::Sub": "${Results.Arn}/*"},
+        ),
+    ),
+    _fault(
         "may-list-results",
         "nothing_is_listed_but_days",
         put(
@@ -739,7 +747,7 @@ OWN = (
             + " > Condition > StringEquals > kms:ViaService",
             [
                 {"Fn::Sub": f"{service}.${{AWS::Region}}.amazonaws.com"}
-                for service in ("lambda", "dynamodb", "secretsmanager", "ssm")
+                for service in ("lambda", "dynamodb", "secretsmanager", "ssm", "s3")
             ],
         ),
     ),
