@@ -20,6 +20,7 @@ from cobalt_relay.errors import (
     IdempotencyKeyReused,
     InvalidMrn,
     InvalidProviderIds,
+    InvalidWait,
     MissingHeaders,
     MissingParameters,
     NoSuchJob,
@@ -87,7 +88,7 @@ BASES: dict[Route, tuple[type[RelayError], ...]] = {
         StorageFault,
     ),
     RANGE: (CallerError, UpstreamRefusal, UpstreamFault, NotConfigured, StorageFault),
-    READ: (MissingHeaders, NoSuchJob, NotConfigured, StorageFault),
+    READ: (MissingHeaders, InvalidWait, NoSuchJob, NotConfigured, StorageFault),
     WEBHOOK: (DeliveryError, NotConfigured, StorageFault),
 }
 """What each route can raise."""
@@ -99,6 +100,7 @@ def errors_of(route: Route) -> list[type[RelayError]]:
 
 
 NOT_OF: dict[type[RelayError], tuple[Route, ...]] = {
+    InvalidWait: (FETCH, RANGE),
     NoSuchJob: (FETCH, RANGE),
     UnknownRangeSearchBy: (FETCH,),
     TooManyPieces: (FETCH,),
@@ -195,7 +197,7 @@ def test_every_error_with_a_status_comes_from_a_route() -> None:
 
 def test_limits_are_those_of_the_code() -> None:
     [key] = operation(FETCH)["parameters"]
-    [job_id] = operation(READ)["parameters"]
+    [job_id, wait] = operation(READ)["parameters"]
     ids = SCHEMAS["FetchByProvider"]["properties"]["provider_ids"]
     text, number = [resolved(each) for each in ids["items"]["anyOf"]]
 
@@ -209,6 +211,7 @@ def test_limits_are_those_of_the_code() -> None:
     assert operation(WEBHOOK)["requestBody"]["x-max-bytes"] == MAX_DELIVERY_BYTES
     assert resolved(key["schema"])["maxLength"] == api.MAX_KEY_LENGTH
     assert resolved(job_id["schema"])["maxLength"] == models.MAX_ID_LENGTH
+    assert (wait["schema"]["minimum"], wait["schema"]["maximum"]) == (0, api.MAX_WAIT_SECONDS)
     assert ids["maxItems"] == models.MAX_PROVIDERS
     assert (text["maxLength"], number["maximum"]) == (models.MAX_MRN_LENGTH, models.MAX_NUMBER)
     assert SCHEMAS["CobaltId"]["anyOf"][0]["maxLength"] == models.MAX_ID_LENGTH
@@ -351,6 +354,19 @@ def test_job_is_answered_in_its_form(world: World) -> None:
     answer = read_appointments(job_event("job_1"), LambdaContextStub())
 
     assert answer["statusCode"] == 200
+    assert {"x-progress", "Retry-After"} <= set(answer["multiValueHeaders"])
+    check_answer(READ, answer)
+
+
+def test_completed_job_is_answered_in_its_form(world: World) -> None:
+    fetch_appointments(fetch_event(example("fetch-request")), LambdaContextStub())
+    world.deliver("job_1")
+
+    answer = read_appointments(job_event("job_1", wait="20"), LambdaContextStub())
+
+    told = body_of(answer)
+    assert (told["status"], told["result_url"] is None) == ("COMPLETED", False)
+    assert not {"x-progress", "Retry-After"} & set(answer["multiValueHeaders"])
     check_answer(READ, answer)
 
 
@@ -420,6 +436,7 @@ def test_refusal_with_everything_is_in_its_form(monkeypatch: pytest.MonkeyPatch)
     [
         (FETCH, "422", IdempotencyKeyReused),
         (RANGE, "422", IdempotencyKeyReused),
+        (READ, "400", InvalidWait),
         (READ, "404", NoSuchJob),
         (WEBHOOK, "401", BadSignature),
     ],

@@ -46,6 +46,8 @@ STATUS_OF = {
     "api-job-found": 200,
     "api-job-of-another-connection": 404,
     "api-job-unknown": 404,
+    "api-job-wait-too-long": 400,
+    "api-job-waited-for": 200,
     "webhook-appointment-created": 200,
     "webhook-live-fetch-base64": 200,
     "webhook-live-fetch-empty": 200,
@@ -99,6 +101,15 @@ def test_sample_is_answered_as_its_name_says(configured: World, name: str) -> No
     is_range = name.startswith("api-range")
     assert len(configured.cobalt.calls) == int(STATUS_OF[name] == 202 and not is_range)
     assert bool(configured.queue.sent) == (STATUS_OF[name] == 202 and is_range)
+
+
+def test_sample_that_waits_is_answered_when_its_time_is_over(configured: World) -> None:
+    fetch_appointments(sample("api-fetch-accepted"), LambdaContextStub())
+    began = configured.clock.moment
+
+    read_appointments(sample("api-job-waited-for"), LambdaContextStub())
+
+    assert (configured.clock.moment - began).total_seconds() == 1
 
 
 GENUINE = [n for n, status in STATUS_OF.items() if n.startswith("webhook") and status == 200]
