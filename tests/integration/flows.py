@@ -139,6 +139,17 @@ class Flows:
             "same_job": answer.json().get("job_execution_id") == job_id,
         }
 
+    @gives(answer=200, opened=200, same_bytes=True)
+    def result_is_read_by_its_link(self) -> Outcome:
+        return self._read_by_its_link(self._delivered())
+
+    @gives(answer=200, opened=200, same_bytes=True)
+    def result_without_a_version_is_read_by_its_link(self) -> Outcome:
+        """As one of which only the place is known, after a crash between two deliveries."""
+        job_id, body = self._delivered()
+        self._forget_version(job_id)
+        return self._read_by_its_link((job_id, body))
+
     # ------------------------------------------------------------------------------ receive_webhook
 
     @gives(answer=200, job="COMPLETED", notification="sent", kept=True)
@@ -372,6 +383,13 @@ class Flows:
             "again": again,
         }
 
+    @gives(detected=True)
+    def changes_by_a_result_without_a_version(self) -> Outcome:
+        with self._nobody_at_the_bus():
+            job_id = self._fetched_again(self.window(), "PEN")
+            self._forget_version(job_id)
+            return {"detected": self._detected(job_id)}
+
     # -------------------------------------------------------------------------- all that runs async
 
     @gives(kept=True)
@@ -463,6 +481,34 @@ class Flows:
             yield
         finally:
             events.enable_rule(Name=rule, EventBusName=bus)
+
+    def _delivered(self) -> tuple[str, bytes]:
+        """A job of riverside's that has completed, and what was delivered for it."""
+        job_id = self._fetched()
+        body = a_result(job_id)
+        assert self._deliver(body).status_code == 200
+        return job_id, body
+
+    def _forget_version(self, job_id: str) -> None:
+        """Let only the place of a job's result be known."""
+        self.stack.aws.dynamodb.update_item(
+            TableName=self.stack.table,
+            Key={"pk": {"S": f"JOB#{job_id}"}, "sk": {"S": "JOB"}},
+            UpdateExpression="REMOVE completion.#result.version_id",
+            ExpressionAttributeNames={"#result": "result"},
+        )
+
+    def _read_by_its_link(self, delivered: tuple[str, bytes]) -> Outcome:
+        """Read a job, and its result as whoever has the link and nothing else."""
+        job_id, body = delivered
+        url = f"{self.stack.api_url}/appointments/fetch/{job_id}"
+        answer = requests.get(url, headers=self.stack.headers("riverside"), timeout=CALL_SECONDS)
+        opened = requests.get(answer.json()["result_url"], timeout=CALL_SECONDS)
+        return {
+            "answer": answer.status_code,
+            "opened": opened.status_code,
+            "same_bytes": opened.content == body,
+        }
 
     def _finished(self, job_id: str) -> Item:
         """Wait for the sandbox's robot; give its job."""

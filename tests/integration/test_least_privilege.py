@@ -55,6 +55,8 @@ NEEDS = (
     Need(FETCH, "sqs:SendMessage", "fetches", "range_is_accepted", "answer"),
     Need(READ, "secretsmanager:GetSecretValue", "credentials", "job_is_read", "answer", cold=True),
     Need(READ, "dynamodb:BatchGetItem", "table", "job_is_read", "answer"),
+    Need(READ, "s3:GetObjectVersion", "appointments/*", "result_is_read_by_its_link", "opened"),
+    Need(READ, "s3:GetObject", "appointments/*", "result_without_a_version_is_read_by_its_link", "opened"),
     Need(WEBHOOK, "secretsmanager:GetSecretValue", "webhook secret", "result_is_delivered", "answer", cold=True),
     Need(WEBHOOK, "dynamodb:BatchGetItem", "table", "result_is_delivered", "answer"),
     Need(WEBHOOK, "dynamodb:PutItem", "table", "result_is_delivered", "job"),
@@ -95,7 +97,8 @@ NEEDS = (
     Need(DETECT, "s3:GetObject", "snapshots/*", "changes_are_told", "changed"),
     Need(DETECT, "s3:PutObject", "changes/*", "changes_are_told", "told"),
     Need(DETECT, "events:PutEvents", "bus", "changes_are_told", "told"),
-    Need(DETECT, "s3:GetObjectVersion", "snapshots/*", "changes_are_told", "again"), Need(
+    Need(DETECT, "s3:GetObjectVersion", "snapshots/*", "changes_are_told", "again"),
+    Need(DETECT, "s3:GetObject", "appointments/*", "changes_by_a_result_without_a_version", "detected"), Need(
         ROTATE, "secretsmanager:GetSecretValue", "credentials", "webhook_secret_is_rotated", "created", cold=True),
     Need(ROTATE, "secretsmanager:DescribeSecret", "webhook secret", "webhook_secret_is_rotated", "created"),
     Need(ROTATE, "secretsmanager:GetSecretValue", "webhook secret", "webhook_secret_is_rotated", "created"),
@@ -148,6 +151,8 @@ REGISTER = (
                "encrypts an object (S3: Using server-side encryption with AWS KMS keys)"),
     Registered((WEBHOOK, RECONCILE, DETECT), DECRYPT, "key", "s3", "S3",
                "proves its bucket key (S3: Reducing the cost of SSE-KMS with Amazon S3 Bucket Keys)"),
+    Registered((READ,), DECRYPT, "key", "s3", "S3",
+               "decrypts an object for its reader, here whoever has a link (S3: Using server-side encryption with AWS KMS keys)"),
     Registered((ROTATE,), DATA_KEY, "key", "secretsmanager", "Secrets Manager",
                "encrypts a new version (Secrets Manager: Secret encryption and decryption)"),
     Registered(ASYNC, ("sqs:SendMessage",), "failures", "", "Lambda",
@@ -314,7 +319,7 @@ def put_under(aws: Aws, stack: Stack, key: str) -> object:
 
 
 def version_of(stack: Stack, key: str) -> str:
-    """The newest version of an object."""
+    """The newest version of an object, as the operator sees it."""
     return stack.aws.s3.head_object(Bucket=stack.bucket, Key=key)["VersionId"]
 
 
@@ -365,14 +370,16 @@ CALLS = (
     Call("write beside the prefix", NOBODY, lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"appointments-{TRIAL}", Body=b"")),
     Call("write a result under our key", (WEBHOOK, RECONCILE), lambda aws, s: put_under(aws, s, s.outputs["KeyArn"])),
     Call("write a result under another key", NOBODY, lambda aws, s: put_under(aws, s, f"{s.outputs['KeyArn']}0")),
-    Call("read a result's newest version", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
-    Call("read a result", (DETECT,), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}", VersionId=version_of(s, f"appointments/{TRIAL}"))),
     Call("write a day", (DETECT,), lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"snapshots/{TRIAL}", Body=b"")),
     Call("read a day", (DETECT,), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"snapshots/{TRIAL}")),
     Call("list a connection's days", (DETECT,), lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="snapshots/connection=conn_1/")),
     Call("list all days", NOBODY, lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="snapshots/")),
     Call("write what changed", (DETECT,), lambda aws, s: aws.s3.put_object(Bucket=s.bucket, Key=f"changes/{TRIAL}", Body=b"")),
     Call("read what changed", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"changes/{TRIAL}")),
+    Call("read a result", (READ, DETECT), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
+    Call("read a version of a result", (READ, DETECT), lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}", VersionId=version_of(s, f"appointments/{TRIAL}"))),
+    Call("read an event", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"webhooks/{TRIAL}")),
+    Call("read a version of an event", NOBODY, lambda aws, s: aws.s3.get_object(Bucket=s.bucket, Key=f"webhooks/{TRIAL}", VersionId=version_of(s, f"webhooks/{TRIAL}"))),
     Call("list results", NOBODY, lambda aws, s: aws.s3.list_objects_v2(Bucket=s.bucket, Prefix="appointments/")),
     Call("delete a result", NOBODY, lambda aws, s: aws.s3.delete_object(Bucket=s.bucket, Key=f"appointments/{TRIAL}")),
     Call("delete the bucket's policy", NOBODY, lambda aws, s: aws.s3.delete_bucket_policy(Bucket=s.bucket)),
@@ -421,7 +428,7 @@ CALLS = (
 
 @pytest.fixture
 def _something_to_reach_for(stack: Stack) -> Iterator[None]:
-    """A token, and afterwards nothing of what was tried."""
+    """A token and an object of each kind, and afterwards nothing of what was tried."""
     aws = stack.aws
     aws.ssm.put_parameter(Name=token(stack), Value=TRIAL, Type="SecureString", Overwrite=True)
     objects = [f"{kind}/{TRIAL}" for kind in ("appointments", "webhooks", "snapshots", "changes")]
