@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import partial
 from typing import Any
-from urllib.parse import quote
+from urllib.parse import parse_qs, quote, urlsplit, urlunsplit
 
 import requests
 
@@ -63,7 +63,7 @@ class Run:
     answers: list[Text] = field(default_factory=list)
     schedule_inputs: list[dict[str, Any]] = field(default_factory=list)
     secrets: list[str] = field(default_factory=list)
-    """Former webhook secrets, and credentials that strangers tried."""
+    """Former webhook secrets, credentials that strangers tried, and what signs a link."""
     others: set[str] = field(default_factory=set)
     """Cobalt's jobs of before."""
     pending_before: int = 0
@@ -183,6 +183,7 @@ class Run:
             sandbox.set_wording(clinic, WORDING)
         try:
             self.fetches()
+            self.links()
             self.bad_requests()
             self.strangers()
             self.refusals()
@@ -216,6 +217,24 @@ class Run:
         assert len(set(by_key)) == 1
         other = self.fetch({"search_by": "mrn", "mrn": MRN}, headers={"Idempotency-Key": MRN})
         assert other.status_code == 422
+
+    def links(self) -> None:
+        """A job is waited for, and read with the link to its result: what signs that is a secret.
+
+        The one answer that has it, to its very caller, is not kept.
+        """
+        headers, job_id = self.stack.headers("riverside"), self.started()
+        path = f"/appointments/fetch/{job_id}"
+        self.relay.ended_job(job_id)
+        link = urlsplit(self.relay.read(job_id)["result_url"])
+        self.secrets += parse_qs(link.query)["X-Amz-Signature"]
+        assert requests.get(urlunsplit(link), timeout=CALL_SECONDS).status_code == 200
+        refused = self.call(path, b"", headers, method="GET", query={"wait": MRN})
+        assert refused.status_code == 400
+        self.stack.sandbox.add_fault("lost", count=1)
+        path = f"/appointments/fetch/{self.started()}"
+        waited = self.call(path, b"", headers, method="GET", query={"wait": "1", "mrn": MRN})
+        assert waited.json()["status"] == "ACCEPTED"
 
     def bad_requests(self) -> None:
         for body in INVALID_BODIES.values():

@@ -40,7 +40,7 @@ from tools.local.stack import Stack
 
 REPORTED = {
     *("fetch_accepted", "fetch_not_accepted", "fetch_repeated", "request_refused"),
-    *("request_attached", "event_id_conflict"),
+    *("request_attached", "event_id_conflict", "end_awaited"),
     *("job_ended", "job_unclaimed", "delivery_repeated"),
     *("delivery_malformed", "delivery_refused", "cobalt_event_archived"),
     *("fetch_expired", "look_failed", "reconciled"),
