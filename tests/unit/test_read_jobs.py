@@ -595,7 +595,9 @@ def test_nobody_waits_when_no_wait_is_asked_for(
     assert sleeper.pauses == []
 
 
-def test_nobody_waits_for_a_job_that_has_ended(world: World, sleeper: Sleeper) -> None:
+def test_nobody_waits_for_a_job_that_has_ended(
+    world: World, sleeper: Sleeper, logged: Callable[[], str]
+) -> None:
     job_execution_id = start()
     deliver(job_execution_id, success=False, error="x")
 
@@ -603,6 +605,7 @@ def test_nobody_waits_for_a_job_that_has_ended(world: World, sleeper: Sleeper) -
 
     assert body_of(answer)["status"] == "FAILED"
     assert sleeper.pauses == []
+    assert "end_awaited" not in logged()
 
 
 def test_404_when_the_job_is_given_to_another_connection_meanwhile(
