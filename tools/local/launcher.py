@@ -14,6 +14,8 @@
   queues of a stack are that was saved and is started anew.
 * Policies can tell who sends an event, and which key an object is to be encrypted with. MiniStack
   knows neither of these condition keys, so that what depends on them would always be refused.
+* A function that a rule of EventBridge starts is started again when it fails, and the event goes to
+  its failure destination at last, as on AWS: MiniStack starts it once and forgets it.
 * A batch of messages needs the permission that a single one needs, as on AWS: MiniStack asks for
   one of its own, which IAM does not know.
 
@@ -116,6 +118,22 @@ def change_queues() -> None:
     queues._queue_url = as_it_was_made  # noqa: SLF001
 
 
+def change_bus() -> None:
+    """Start the functions of rules as any other asynchronous invocation starts them."""
+    from ministack.services import eventbridge, lambda_svc  # noqa: PLC0415 - as above
+
+    service: Any = lambda_svc
+    bus: Any = eventbridge
+
+    def start(arn: str, payload: str) -> None:
+        function, config, _ = service._get_func_record_for_ref(arn)  # noqa: SLF001
+        if function and config:
+            record = service._execution_record_for_config(function, config)  # noqa: SLF001
+            service.invoke_async_with_retry(record, json.loads(payload))
+
+    bus._dispatch_to_lambda = start  # noqa: SLF001
+
+
 def change_iam() -> None:
     """Add two condition keys to what policies are evaluated with; name batches as IAM does."""
     from ministack.core import iam_actions  # noqa: PLC0415 - after the check of its version
@@ -161,6 +179,7 @@ def main() -> None:
     change_lambda(interpreter, Path(shelf))
     change_iam()
     change_queues()
+    change_bus()
 
     from ministack.services import scheduler  # noqa: PLC0415
 
