@@ -3,12 +3,13 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from datetime import datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import Any, NamedTuple
 from uuid import uuid4
 
 from boto3.dynamodb.types import TypeDeserializer
 
+from cobalt_relay.appointments import Clinic
 from cobalt_relay.errors import RelayError
 from cobalt_relay.models import (
     FetchRequest,
@@ -17,15 +18,22 @@ from cobalt_relay.models import (
     RangeRequest,
     Window,
     range_id_of,
+    utc_now,
 )
 from cobalt_relay.observability import metrics
+from cobalt_relay.places import day_of_key, snapshot_key
+from cobalt_relay.services.detect_changes import Notice
 from cobalt_relay.services.run_fetches import Message
+from cobalt_relay.snapshots import SeenAppointment, Snapshot
 from tests.faults.lab import BROKEN_CLINIC, KNOWN_CLINIC, NEW_CLINIC, TOKEN_PATH, Lab
 from tests.faults.wire import Crash, Fault, Json
 
 LIVE_FETCH_COMPLETED = "appointment.live_fetch_completed"
 WEEKEND = Window.parse("2026-03-07", "2026-03-08")
 """Days without appointments: small results, each with ids of its own."""
+DAYS_BEFORE = {"2026-03-07": ("stays", "moves", "goes"), "2026-03-08": ()}
+DAYS_AFTER = {"2026-03-07": ("stays",), "2026-03-08": ("moves", "comes")}
+"""The ids of appointments, for a silent job that reports after all."""
 RETRY_SECONDS = 1.0
 """Cobalt's pause before its one retry."""
 MOST_RUNS = 40
@@ -40,6 +48,11 @@ def is_to_end(row: Row) -> bool:
     """Whether there is an end to it: a connection's settings are asked for ever and again."""
     kind: str = row["sk"]
     return kind != "CONNECTION"
+
+
+def at(day: str, name: str) -> Json:
+    """An appointment as Cobalt tells of it."""
+    return {"id": name, "datetime": f"{day}T12:00:00-05:00"}
 
 
 class Event(NamedTuple):
@@ -67,6 +80,7 @@ class Case:
         self._emitted: str | None = None
         self._event: Event | None = None
         self._watched = False
+        self._days: dict[str, list[Json]] = {}
         self._clinic = KNOWN_CLINIC
         self._token_path = TOKEN_PATH
         self._own_token_path = f"/{lab.site.table}/{number}"
@@ -181,10 +195,59 @@ class Case:
         """Let a silent job report after all."""
         if not self._emitted:
             days = WEEKEND.model_dump(mode="json")
-            data = {"success": True, "appointment_count": 1, **days, "appointments": [{"id": 1}]}
+            items = [at(day, each) for day, ids in DAYS_AFTER.items() for each in ids]
+            counted = {"success": True, "appointment_count": len(items)}
+            data = {**counted, **days, "appointments": items}
             self._emitted = self.lab.box.emit(
                 LIVE_FETCH_COMPLETED, self._clinic, self.jobs[0], data
             )
+
+    def know_days(self) -> None:
+        """Let both days have been seen before, other than they are now."""
+        former = {day: [at(day, each) for each in ids] for day, ids in DAYS_BEFORE.items()}
+        self._days = {
+            snapshot_key(self.lab.known_connection, date.fromisoformat(day)): items
+            for day, items in former.items()
+        }
+        seen_at = utc_now() - timedelta(hours=1)
+        clinic = Clinic(None, UTC, {})
+        for key, items in self._days.items():
+            seen = [
+                SeenAppointment.read(item, clinic, as_of=seen_at, fetched_by="job_before")
+                for item in items
+            ]
+            snapshot = Snapshot(
+                format="1",
+                connection_id=self.lab.known_connection,
+                day=day_of_key(key),
+                as_of=seen_at,
+                fetched_by="job_before",
+                written_at=seen_at,
+                written_by="job_before",
+                appointment_count=len(seen),
+                appointments=tuple(seen),
+            )
+            body = snapshot.model_dump_json(exclude_unset=True).encode()
+            self.lab.aws.s3.put_object(Bucket=self.lab.site.bucket, Key=key, Body=body)
+
+    def detect(self) -> None:
+        """Let the event that a result is there start the function for changes."""
+
+        def run() -> str:
+            self.lab.detect_changes().run(Notice(job_execution_id=self.jobs[0]))
+            return "detected"
+
+        self._invoke(run)
+
+    def days(self) -> dict[str, list[str]]:
+        """The appointments that are kept of the days that were known before, by their day."""
+        bucket = self.lab.site.bucket
+        found = {}
+        for key in self._days:
+            body = self.lab.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
+            snapshot = Snapshot.model_validate_json(body)
+            found[str(snapshot.day)] = [each.id for each in snapshot.appointments]
+        return found
 
     def settle(self) -> None:
         """Let the reconciler run whenever something is due, until nothing is."""
@@ -268,7 +331,7 @@ class Case:
 
     def object(self, place: Json) -> bytes | None:
         """The bytes at a place that a row names; None where there are none."""
-        version = {"VersionId": place["version_id"]} if "version_id" in place else {}
+        version = {"VersionId": place["version_id"]} if place.get("version_id") else {}
         s3 = self.lab.aws.s3
         try:
             answer = s3.get_object(Bucket=place["bucket"], Key=place["key"], **version)
@@ -279,6 +342,8 @@ class Case:
 
     def clear(self) -> None:
         """Make the table as it was, so that the next case sees nothing of this one."""
+        for key in self._days:
+            self.lab.aws.s3.delete_object(Bucket=self.lab.site.bucket, Key=key)
         deletions = [
             {"DeleteRequest": {"Key": {"pk": {"S": row["pk"]}, "sk": {"S": row["sk"]}}}}
             for row in self.rest or self.rows()

@@ -5,6 +5,7 @@ import hmac
 import time
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
+from zoneinfo import ZoneInfo
 
 import boto3
 import pytest
@@ -19,9 +20,11 @@ from cobalt_relay.adapters.queue import FetchQueue
 from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import Secrets
+from cobalt_relay.adapters.snapshots import Snapshots
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.models import Connection, ConnectionState, connection_id_of, utc_now
 from cobalt_relay.services.announce import Announcer
+from cobalt_relay.services.detect_changes import DetectChanges
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.fetch_range import FetchRanges
 from cobalt_relay.services.gather_ranges import GatherRanges
@@ -195,6 +198,20 @@ class Lab:
             announcer,
             LookAfterRanges(queueing, self._gathering(aws.UNHURRIED), announcer),
             now=self.clock,
+        )
+
+    def detect_changes(self) -> DetectChanges:
+        """A function instance of `detect_changes`."""
+        s3 = self._clients.results[aws.UNHURRIED]
+        return DetectChanges(
+            self._jobs(aws.UNHURRIED),
+            Registry(self._table(aws.UNHURRIED)),
+            Results(s3, self.site.bucket),
+            Snapshots(s3, self.site.bucket),
+            self._bus(aws.UNHURRIED),
+            ZoneInfo("America/New_York"),
+            now=self.clock,
+            sleep=self.clock.sleep,
         )
 
     def _cobalt(self) -> Cobalt:

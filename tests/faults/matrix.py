@@ -40,6 +40,7 @@ OF_EFFECTS = (Kind.CRASH_AFTER, Kind.TIMEOUT)
 """What only a call meets that has an effect."""
 READS = re.compile(
     r"dynamodb (BatchGetItem|Query) |secretsmanager GetSecretValue |ssm GetParameter |cobalt GET "
+    r"|s3 (GetObject|ListObjectsV2) "
 )
 
 _numbers = count()

@@ -12,6 +12,8 @@ type Path = Callable[[Case], None]
 
 PATHS: dict[str, Path] = {}
 REDELIVERIES = 3
+REPETITIONS = 2
+"""Of an asynchronous run that failed: the template's MaximumRetryAttempts."""
 REDELIVERY = timedelta(minutes=1)
 """After the lease of a request whose process died, and after Cobalt's pause where it names none."""
 
@@ -259,6 +261,41 @@ def piece_reports(case: Case) -> None:
 
     case.deliver_again()
     case.settle()
+
+
+@path("changes")
+def changes(case: Case) -> None:
+    """A result shows what is other than it was, on two days; Lambda repeats a run that failed."""
+    _have_changed(case)
+
+    with case.faulty():
+        case.detect()
+
+    for _ in range(REPETITIONS):
+        case.detect()
+    case.settle()
+
+
+@path("changes repeated")
+def changes_repeated(case: Case) -> None:
+    """The event comes twice; the second run finds what the first one wrote, and tells the same."""
+    _have_changed(case)
+    case.detect()
+
+    with case.faulty():
+        case.detect()
+
+    for _ in range(REPETITIONS):
+        case.detect()
+    case.settle()
+
+
+def _have_changed(case: Case) -> None:
+    case.know_days()
+    case.be_silent()
+    case.fetch()
+    case.report()
+    case.deliver()
 
 
 def _expire(case: Case) -> None:

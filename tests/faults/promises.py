@@ -7,7 +7,7 @@ from functools import cache
 
 import jsonschema
 
-from tests.faults.case import Case, Row, is_to_end
+from tests.faults.case import DAYS_AFTER, Case, Row, is_to_end
 from tests.unit.fakes import SCHEMAS
 
 NAMESPACE = uuid.UUID("6b1f4a52-6a8e-5d0c-9f0e-3f1f6a3c9d11")
@@ -16,6 +16,15 @@ FETCHED = "Appointments Fetched"
 FAILED = "Appointment Fetch Failed"
 EXPIRED = "Appointment Fetch Expired"
 RANGE_COMPLETED = "Appointment Range Completed"
+CHANGED = "Appointments Changed"
+TOLD = {
+    "created": ["comes"],
+    "changed": [{"id": "moves", "fields": ["datetime"]}],
+    "cancelled": [],
+    "disappeared": ["goes"],
+    "baseline_days": [],
+}
+"""What is other between the days of a case before and after."""
 ANNOUNCEMENTS = {"COMPLETED": FETCHED, "FAILED": FAILED, "EXPIRED": EXPIRED}
 
 type Announcement = tuple[str, str]
@@ -33,6 +42,7 @@ def broken(case: Case) -> list[str]:
         *_ranges(rows),
         *_announcements(case, rows),
         *_upstream(case),
+        *_changes(case),
     ]
 
 
@@ -105,6 +115,8 @@ def _ranges(rows: list[Row]) -> Iterator[str]:
 def _announcements(case: Case, rows: list[Row]) -> Iterator[str]:
     """Every end is announced at least once, under its own id, and nothing else is."""
     due = set(_due_announcements(rows))
+    if case.days():
+        due.add(_announcement(CHANGED, f"{case.jobs[0]} 1"))
     sent = {(event.detail_type, str(event.detail["event_id"])) for event in case.lab.wire.published}
     yield from (f"no event {kind!r} with the right id" for kind, _ in sorted(due - sent))
     allowed = due | set(_earlier_announcements(rows))
@@ -154,6 +166,26 @@ def _earlier_announcements(rows: list[Row]) -> Iterator[Announcement]:
 
 def _announcement(detail_type: str, subject: str) -> Announcement:
     return detail_type, str(uuid.uuid5(NAMESPACE, f"{detail_type}\n{subject}"))
+
+
+def _changes(case: Case) -> Iterator[str]:
+    """Of days that were known before: each is as the result says, and the change is told once."""
+    days = case.days()
+    if not days:
+        return
+    if days != {day: sorted(ids) for day, ids in DAYS_AFTER.items()}:
+        yield f"the days hold {days}"
+    told = [event.detail for event in case.lab.wire.published if event.detail_type == CHANGED]
+    if len({json.dumps(each, sort_keys=True) for each in told}) != 1:
+        yield f"{len(told)} events tell of changes, and not the same"
+    for detail in told[:1]:
+        lists = {name: detail[name] for name in TOLD}
+        if lists != TOLD:
+            yield f"the changes are told as {lists}"
+        details = case.object(detail["details"])
+        kept = {each["id"] for each in json.loads(details or b'{"changes": []}')["changes"]}
+        if kept != {"moves", "comes", "goes"}:
+            yield f"the details are of {kept}"
 
 
 def _upstream(case: Case) -> Iterator[str]:
