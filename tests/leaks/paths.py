@@ -193,6 +193,7 @@ class Run:
             self.recovery()
             self.schedules()
             self.ranges()
+            self.changes()
             self.broken_links()
             self.storage_faults()
             self.rest()
@@ -419,6 +420,39 @@ class Run:
         )
         self.relay.forget("PAUSE#cobalt")
         self.call(f"/appointments/fetch/range_{MRN}", b"", headers, method="GET")
+
+    def changes(self) -> None:
+        """Days that are fetched twice, with every kind of change; runs that fail at them."""
+        day = {"datetime": "2025-01-06T10:00:00-05:00", **WORDING, NAME: {MRN: PHONE}}
+        ids = ("same", "off", "gone", NAME, None)
+        before = [{"id": each, "status": NOTE, **day} for each in ids]
+        after = [
+            {"id": "same", **day, "reason": QUOTE, NAME: MRN},
+            {"id": "off", **day, "status": f"Cancelled, {NAME}"},
+            {"id": "new", **day, "datetime": NOTE},
+        ]
+        for items in (before, after):
+            self.stack.sandbox.add_fault("silent", count=1, clinic="riverside")
+            job_id = self.started()
+            data = {"success": True, "appointment_count": len(items), **DAYS}
+            body = a_result(job_id, data={**data, "appointments": items})
+            assert self.deliver(body) == 200
+            eventually(partial(self._is_kept, f"snapshots/{self._riverside}", job_id))
+        eventually(partial(self._is_kept, f"changes/{self._riverside}", job_id))
+        self.invoke("DetectChanges", {"detail": {NAME: MRN}})
+        with self.restored("DetectChanges") as change:
+            change("BUCKET_NAME", "not-there")
+            self.invoke("DetectChanges", {"detail": {"job_execution_id": job_id, "note": NOTE}})
+
+    @property
+    def _riverside(self) -> str:
+        """The folder of riverside's connection."""
+        return f"connection={connection_id_of(self.stack.access_tokens['riverside'])}/"
+
+    def _is_kept(self, folder: str, job_id: str) -> bool:
+        """Whether something in a folder tells of a job."""
+        keys = self.relay.object_keys(folder)
+        return any(job_id.encode() in key.encode() + self.relay.object(key) for key in keys)
 
     def _has_ended(self, range_id: str) -> bool:
         return bool((self.relay.item(f"RANGE#{range_id}") or {})["state"] != "ACCEPTED")

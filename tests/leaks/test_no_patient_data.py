@@ -45,7 +45,7 @@ REPORTED = {
     *("delivery_malformed", "delivery_refused", "cobalt_event_archived"),
     *("fetch_expired", "look_failed", "reconciled"),
     *("schedule_planned", "work_failed", "work_put_off", "piece_given_up", "range_accepted"),
-    *("range_ended", "connection_suspended", "connection_resumed"),
+    *("range_ended", "connection_suspended", "connection_resumed", "changes_detected"),
 }
 """Messages without which a run has not gone down its paths."""
 
@@ -53,6 +53,7 @@ PLACES = (
     *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("fetch_appointments", "plan_fetches")),
     *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("run_fetches", "read_appointments")),
     *(f"log /aws/lambda/cobalt-relay/{name}" for name in ("receive_webhook", "reconcile_jobs")),
+    "log /aws/lambda/cobalt-relay/detect_changes",
     *("log groups", "row REQUEST", "row JOB", "row EVENT", "row CONNECTION", "row IDEMPOTENCY"),
     *("row RANGE", "row CHANGE", "row ROBOT", "index by_reference"),
     *("index due", "index by_connection", "index connections", "bus", "rules", "queue"),
@@ -93,7 +94,7 @@ def test_patients_were_where_they_belong(run: Run, search: Search) -> None:
 
     keys = [
         entry["Key"]
-        for prefix in ("appointments/", "webhooks/")
+        for prefix in ("appointments/", "webhooks/", "snapshots/", "changes/")
         for entry in list(places.objects(run.stack, prefix, since=began))[:5]
     ]
     bodies = [
