@@ -227,7 +227,7 @@ class Case:
                 appointment_count=len(seen),
                 appointments=tuple(seen),
             )
-            body = snapshot.model_dump_json(exclude_unset=True).encode()
+            body = snapshot.lines()
             self.lab.aws.s3.put_object(Bucket=self.lab.site.bucket, Key=key, Body=body)
 
     def detect(self) -> None:
@@ -245,7 +245,7 @@ class Case:
         found = {}
         for key in self._days:
             body = self.lab.aws.s3.get_object(Bucket=bucket, Key=key)["Body"].read()
-            snapshot = Snapshot.model_validate_json(body)
+            snapshot = Snapshot.read(body)
             found[str(snapshot.day)] = [each.id for each in snapshot.appointments]
         return found
 

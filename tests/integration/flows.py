@@ -30,6 +30,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.places import snapshot_key
+from cobalt_relay.snapshots import Snapshot
 from tests.integration.support import CALL_SECONDS, Item, Relay, eventually, record_of, work_for
 from tests.integration.test_webhook import a_result, signed
 from tools.local import rotation
@@ -375,10 +376,14 @@ class Flows:
         connection_id = connection_id_of(self.stack.access_tokens["riverside"])
         key = snapshot_key(connection_id, date.fromisoformat(window["start_date"]))
         is_there = key in self.relay.object_keys(key)
-        day = json.loads(self.relay.object(key)) if is_there else {}
+        statuses = (
+            [each.status for each in Snapshot.read(self.relay.object(key)).appointments]
+            if is_there
+            else []
+        )
         return {
             "day": is_there,
-            "changed": [each["status"] for each in day.get("appointments", [])] == ["ARR"],
+            "changed": statuses == ["ARR"],
             "told": told,
             "again": again,
         }

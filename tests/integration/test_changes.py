@@ -27,8 +27,8 @@ def connection_of(stack: Stack, clinic: str) -> str:
 def day_of(relay: Relay, clinic: str, day: str) -> Snapshot:
     """A clinic's day as it is kept."""
     connection = connection_of(relay.stack, clinic)
-    key = f"snapshots/connection={connection}/day={day}/appointments.json"
-    return Snapshot.model_validate_json(relay.object(key))
+    key = f"snapshots/connection={connection}/day={day}/appointments.ndjson"
+    return Snapshot.read(relay.object(key))
 
 
 def fetched(relay: Relay, *items: Item, clinic: str = "lakeside", **event: Any) -> str:

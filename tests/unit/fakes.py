@@ -319,7 +319,7 @@ class FakeSnapshots(Faults):
         versions = self.versions.setdefault((snapshot.connection_id, snapshot.day), [])
         if len(versions) != int(replaced.version_id or 0 if replaced else 0):
             return False
-        versions.append(snapshot.model_dump_json(exclude_unset=True).encode())
+        versions.append(snapshot.lines())
         return True
 
 

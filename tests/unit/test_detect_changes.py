@@ -345,9 +345,7 @@ def test_days_converge_to_the_newest_when_fetches_come_in_any_order_and_at_once(
 
 def known_days(world: World) -> dict[date, tuple[object, ...]]:
     """What is known of each day, but for how it came about."""
-    snapshots = [
-        Snapshot.model_validate_json(each[-1]) for each in world.snapshots.versions.values()
-    ]
+    snapshots = [Snapshot.read(each[-1]) for each in world.snapshots.versions.values()]
     return {each.day: (each.as_of, each.fetched_by, each.appointments) for each in snapshots}
 
 

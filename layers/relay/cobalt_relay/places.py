@@ -2,7 +2,7 @@
 
 appointments/connection=<connection id>/date=<UTC day received>/<job_execution_id>
 webhooks/type=<type>/date=<UTC day received>/<Cobalt's event id>
-snapshots/connection=<connection id>/day=<day where the clinic is>/appointments.json
+snapshots/connection=<connection id>/day=<day where the clinic is>/appointments.ndjson
 changes/connection=<connection id>/date=<UTC day completed>/<job_execution_id>
 """
 
@@ -43,7 +43,7 @@ def snapshots_place(connection_id: str) -> str:
 
 def snapshot_key(connection_id: str, day: date) -> str:
     """Name the object of a day, laid out for Athena: `connection` and `day` are partitions."""
-    return f"{snapshots_place(connection_id)}day={day}/appointments.json"
+    return f"{snapshots_place(connection_id)}day={day}/appointments.ndjson"
 
 
 def day_of_key(key: str) -> date:

@@ -10,6 +10,7 @@ from datetime import date
 from typing import Any, Literal, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict
+from pydantic_core import from_json
 
 from cobalt_relay.appointments import Appointment, NormalizedStatus
 from cobalt_relay.models import Instant
@@ -51,10 +52,31 @@ class Snapshot(BaseModel):
     appointment_count: int
     appointments: tuple[SeenAppointment, ...]
 
+    @classmethod
+    def read(cls, lines: bytes) -> Self:
+        """Read what `lines` gave; pydantic's `ValidationError` where it is none."""
+        head, items = parsed(lines)
+        return cls.model_validate({**head, "appointments": items})
+
+    def lines(self) -> bytes:
+        """Write it as lines of JSON: what is said of the day, then each appointment.
+
+        So that tools which read lines, Athena for one, have a row for each; `id` tells them apart.
+        """
+        head = self.model_dump_json(exclude={"appointments"})
+        items = (each.model_dump_json(exclude_unset=True) for each in self.appointments)
+        return "\n".join([head, *items, ""]).encode()
+
     @property
     def version(self) -> Version | None:
         """Up to which fetch every appointment of the day is known."""
         return (self.as_of, self.fetched_by) if self.as_of and self.fetched_by else None
+
+
+def parsed(lines: bytes) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+    """Give what a snapshot's lines say of the day, and its appointments, as plain JSON."""
+    head, *items = [from_json(line) for line in lines.split(b"\n") if line]
+    return head, items
 
 
 class StoredDay(NamedTuple):
@@ -74,7 +96,7 @@ class StoredSnapshot(NamedTuple):
     @property
     def snapshot(self) -> Snapshot:
         """Read it; pydantic's `ValidationError` where it is none."""
-        return Snapshot.model_validate_json(self.body)
+        return Snapshot.read(self.body)
 
 
 class Sight(NamedTuple):

@@ -74,8 +74,8 @@ class Snapshots:
             self._client.put_object(
                 Bucket=self._bucket,
                 Key=snapshot_key(snapshot.connection_id, snapshot.day),
-                Body=snapshot.model_dump_json(exclude_unset=True).encode() + b"\n",
-                ContentType="application/json",
+                Body=snapshot.lines(),
+                ContentType="application/x-ndjson",
                 **condition,
             )
         except AWS_FAULTS as error:
