@@ -218,6 +218,8 @@ def test_status_of_every_clinic_of_the_sandbox_is_understood() -> None:
 def test_status_is_read_by_itself_when_the_clinic_does_not_describe_it() -> None:
     assert read(status="PEN").normalized_status == "pending"
     assert read(status="Cancelled").normalized_status == "cancelled"
+    assert read(status="CANC").normalized_status == "cancelled"
+    assert read(status="N/S").normalized_status == "noshow"
     assert read(status="Z9").normalized_status is None
     assert read(status=None).normalized_status is None
 

@@ -37,9 +37,9 @@ class NormalizedStatus(StrEnum):
 _MEANINGS: tuple[tuple[NormalizedStatus, str], ...] = (
     (
         NormalizedStatus.NOSHOW,
-        r"no[ -]?shows?|did not (show|come|arrive)|dns|dna|missed|failed to attend",
+        r"no[ -]?shows?|n/s|did not (show|come|arrive)|dns|dna|missed|failed to attend",
     ),
-    (NormalizedStatus.CANCELLED, r"cancel\w*|cance?l?d|cxl|re-?scheduled|bumped"),
+    (NormalizedStatus.CANCELLED, r"cancel\w*|cance?l?d|canc|cxl|re-?scheduled|r/s|bumped"),
     (NormalizedStatus.ENTERED_IN_ERROR, r"(entered )?in error|deleted|void(ed)?"),
     (NormalizedStatus.WAITLIST, r"wait(ing)? ?-?list(ed)?"),
     (NormalizedStatus.FULFILLED, r"check(ed)?[ -]?out|complete[d]?|seen|done|discharged|departed"),
