@@ -1,4 +1,4 @@
-"""GET /v1/appointments/fetch/{job_execution_id}: what became of a live fetch, for its caller."""
+"""GET /v1/appointments: what is known of some days; …/fetch/{id}: what became of a fetch."""
 
 from typing import Any
 
@@ -27,6 +27,23 @@ def read_job() -> Response[str]:
     )
     report = found.report.model_dump(mode="json")
     return api.job_found(event, report, found.pause_seconds, found.progress)
+
+
+@app.get("/appointments")
+def read_appointments() -> Response[str]:
+    """Check in the order of a fetch: headers, credentials, query; then tell what is known."""
+    event = app.current_event
+    client_id, client_secret, access_token = api.fetch_headers(event)
+    service = bootstrap.read_appointments()
+    service.admit(client_id, client_secret, access_token)
+    reading = service.read(
+        access_token,
+        api.query(event),
+        accept=api.accept(event),
+        known_tags=api.known_tags(event),
+        request_id=api.request_id(event),
+    )
+    return api.appointments_read(event, reading)
 
 
 @observed

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, date, datetime, timedelta
 from itertools import repeat
 from typing import Any, Protocol
+from zoneinfo import ZoneInfo
 
 import pytest
 
@@ -16,7 +17,9 @@ from cobalt_relay.adapters.queue import FetchQueue
 from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.results import Results
 from cobalt_relay.adapters.secrets import Secrets
+from cobalt_relay.adapters.snapshots import Snapshots
 from cobalt_relay.adapters.table import Table
+from cobalt_relay.appointments import Clinic
 from cobalt_relay.errors import (
     BusFault,
     QueueFault,
@@ -46,6 +49,7 @@ from cobalt_relay.models import (
     ResultLocation,
     Window,
     connection_id_of,
+    in_days,
     range_id_of,
 )
 from cobalt_relay.services.ports import (
@@ -56,12 +60,13 @@ from cobalt_relay.services.ports import (
     RequestStore,
     ResultStore,
 )
-from tests.integration.support import Relay, eventually
+from tests.integration.support import Relay, days_of, eventually
 from tests.unit.fakes import (
     FakeConnections,
     FakeJobs,
     FakeRanges,
     FakeResults,
+    FakeSnapshots,
     FakeTable,
     validate_event,
 )
@@ -638,6 +643,82 @@ def test_longer_pause_stands(ranges: RangeStore) -> None:
     ranges.pause(later - SECOND)
 
     assert ranges.paused_until() == later
+
+
+# ------------------------------------------------------------------------------------ what readers see
+
+
+def test_recent_work_is_told_newest_first(
+    both: tuple[Jobs, Connections | FakeConnections], request: pytest.FixtureRequest
+) -> None:
+    """The index of the real table lags behind by a moment."""
+    jobs, _ = both
+    ranges: RangeStore
+    if isinstance(jobs, FakeJobs):
+        ranges = FakeRanges(jobs.table)
+    else:
+        stack: Stack = request.getfixturevalue("stack")
+        ranges = Ranges(Table(stack.aws.dynamodb, stack.table), timedelta(days=30))
+    connection_id, minute = connection_id_of(fresh("token")), 60 * SECOND
+    ids = {age: fresh("job") for age in (50, 40, 0)}
+    for minutes, job_id in ids.items():
+        asked = a_request(connection_id=connection_id)
+        jobs.record_request(asked)
+        jobs.accept(asked, job_id, NOW + minutes * minute)
+    found = a_range()
+    whose = {"connection_id": connection_id, "accepted_at": NOW + minute}
+    plan = found.plan.model_copy(update=whose)
+    assert ranges.create(found.model_copy(update={"plan": plan}))
+
+    def recent() -> list[str]:
+        works = jobs.recent(connection_id, jobs_since=NOW + minute, ranges_since=NOW - SECOND)
+        return [
+            each.plan.range_id if isinstance(each, FetchRange) else each.job_execution_id
+            for each in works
+        ]
+
+    assert eventually(lambda: recent() == [ids[50], ids[40], plan.range_id])
+    assert list(jobs.recent(connection_id, NOW + 60 * minute, NOW + 60 * minute)) == []
+
+
+@pytest.fixture(params=["fake", "real"])
+def snapshots(request: pytest.FixtureRequest) -> Snapshots | FakeSnapshots:
+    if request.param == "fake":
+        return FakeSnapshots()
+    stack: Stack = request.getfixturevalue("stack")
+    return Snapshots(stack.aws.s3, stack.bucket)
+
+
+def test_days_are_listed_in_order_with_a_tag_for_each_version(
+    snapshots: Snapshots | FakeSnapshots,
+) -> None:
+    connection_id, other = (connection_id_of(fresh("token")) for _ in range(2))
+    zone = ZoneInfo("America/New_York")
+    clinic = Clinic(zone, zone, {})
+    month = Window(start_date=date(2024, 12, 28), end_date=date(2025, 1, 9))
+    for owner in (connection_id, other):
+        for day in days_of(clinic, owner, month, [], NOW):
+            assert snapshots.write(day, None)
+    listed = list(snapshots.stored(connection_id, WEEK))
+    item = {"id": "appt_1", "datetime": "2025-01-01T09:00:00-05:00"}
+    [day] = days_of(clinic, connection_id, in_days(date(2025, 1, 1), 0, 1), [item], NOW)
+
+    before = snapshots.read(connection_id, day.day)
+    assert not snapshots.write(day, None)
+    assert snapshots.write(day, before)
+    assert not snapshots.write(day, before)
+
+    again = list(snapshots.stored(connection_id, WEEK))
+    after = snapshots.read(connection_id, day.day)
+    assert before
+    assert after
+    assert [each.day for each in listed] == [date(2025, 1, number) for number in range(1, 8)]
+    assert listed[0] == (day.day, before.etag)
+    assert again == [(day.day, after.etag), *listed[1:]]
+    assert before.etag != after.etag
+    assert after.snapshot == day
+    assert snapshots.read(connection_id, date(2025, 2, 1)) is None
+    assert list(snapshots.stored(connection_id_of(fresh("token")), WEEK)) == []
 
 
 def test_messages_are_in_the_queue_when_they_are_sent(stack: Stack) -> None:

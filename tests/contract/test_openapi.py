@@ -11,32 +11,44 @@ import pytest
 import yaml
 from jsonschema import Draft202012Validator
 
-from cobalt_relay import api, bootstrap, models
+from cobalt_relay import api, bootstrap, models, reading
+from cobalt_relay.appointments import FIELDS, NOTES, NormalizedStatus
 from cobalt_relay.errors import (
     BadSignature,
     CallerError,
     DeliveryError,
+    EndNotAfterStart,
     FetchUnderWay,
     IdempotencyKeyReused,
+    InvalidCursor,
+    InvalidDateFormat,
     InvalidMrn,
+    InvalidParameter,
     InvalidProviderIds,
+    InvalidReadRequest,
     InvalidWait,
     MissingHeaders,
     MissingParameters,
     NoSuchJob,
+    NotAcceptable,
     NotConfigured,
     RateLimited,
     RelayError,
+    RepeatedParameter,
     RequestRefused,
     SeveralProvidersSeveralDays,
     StorageFault,
     TooManyPieces,
     UnknownRangeSearchBy,
     UnknownSearchBy,
+    UnusableAccessToken,
     UpstreamFault,
     UpstreamRefusal,
     WindowTooLong,
+    WrongClientCredentials,
 )
+from cobalt_relay.formats import FORMATS
+from cobalt_relay.reading import RULES
 from cobalt_relay.services.receive_webhook import MAX_DELIVERY_BYTES
 from cobalt_relay.services.take_in import Verdict
 from functions.fetch_appointments.handler import lambda_handler as fetch_appointments
@@ -49,6 +61,7 @@ from tests.unit.conftest import (
     HEADERS,
     LambdaContextStub,
     World,
+    appointments_event,
     body_of,
     fetch_event,
     job_event,
@@ -56,6 +69,8 @@ from tests.unit.conftest import (
     range_event,
     webhook_event,
 )
+from tests.unit.test_read_appointments import WEEK as DAYS
+from tests.unit.test_read_appointments import put_week
 from tests.unit.test_shape import leaves
 
 FILE = Path(__file__).parents[2] / "docs" / "openapi.yaml"
@@ -65,8 +80,9 @@ SCHEMAS: dict[str, Any] = SPEC["components"]["schemas"]
 FETCH = ("/appointments/fetch", "post")
 RANGE = ("/appointments/fetch/range", "post")
 READ = ("/appointments/fetch/{job_execution_id}", "get")
+APPOINTMENTS = ("/appointments", "get")
 WEBHOOK = ("/webhooks/cobalt", "post")
-ROUTES = (FETCH, RANGE, READ, WEBHOOK)
+ROUTES = (FETCH, RANGE, READ, APPOINTMENTS, WEBHOOK)
 
 type Route = tuple[str, str]
 type Answer = dict[str, Any]
@@ -75,6 +91,7 @@ GATEWAY: dict[Route, set[str]] = {
     FETCH: {"429"},
     RANGE: {"429"},
     READ: {"400", "429"},
+    APPOINTMENTS: {"429"},
     WEBHOOK: {"429"},
 }
 """What API Gateway answers by itself, in our form."""
@@ -89,9 +106,22 @@ BASES: dict[Route, tuple[type[RelayError], ...]] = {
     ),
     RANGE: (CallerError, UpstreamRefusal, UpstreamFault, NotConfigured, StorageFault),
     READ: (MissingHeaders, InvalidWait, NoSuchJob, NotConfigured, StorageFault),
+    APPOINTMENTS: (
+        *(MissingHeaders, WrongClientCredentials, UnusableAccessToken),
+        *(MissingParameters, InvalidDateFormat, EndNotAfterStart, WindowTooLong),
+        *(InvalidReadRequest, NotAcceptable),
+        *(UpstreamRefusal, UpstreamFault, FetchUnderWay, NotConfigured, StorageFault),
+    ),
     WEBHOOK: (DeliveryError, NotConfigured, StorageFault),
 }
 """What each route can raise."""
+SUCCESSES: dict[Route, set[str]] = {
+    FETCH: {"202"},
+    RANGE: {"202"},
+    READ: {"200"},
+    APPOINTMENTS: {"200", "202", "304"},
+    WEBHOOK: {"200"},
+}
 
 
 def errors_of(route: Route) -> list[type[RelayError]]:
@@ -102,6 +132,10 @@ def errors_of(route: Route) -> list[type[RelayError]]:
 NOT_OF: dict[type[RelayError], tuple[Route, ...]] = {
     InvalidWait: (FETCH, RANGE),
     NoSuchJob: (FETCH, RANGE),
+    NotAcceptable: (FETCH, RANGE),
+    InvalidParameter: (FETCH, RANGE),
+    RepeatedParameter: (FETCH, RANGE),
+    InvalidCursor: (FETCH, RANGE),
     UnknownRangeSearchBy: (FETCH,),
     TooManyPieces: (FETCH,),
     UnknownSearchBy: (RANGE,),
@@ -116,12 +150,18 @@ ARGUMENTS: dict[type[RelayError], Any] = {
     MissingParameters: ("start_date", "end_date"),
     WindowTooLong: 7,
     InvalidProviderIds: 10,
+    RepeatedParameter: ("limit", 1),
+    InvalidParameter: ("limit", RULES["limit"].must),
 }
+SEVERAL = {RepeatedParameter, InvalidParameter}
+"""Those that take more than one argument."""
 
 
 def instance(kind: type[RelayError]) -> RelayError:
     if kind.__name__ == "EnvironmentIncomplete":
         return kind(["TABLE_NAME"])  # type: ignore[arg-type]
+    if kind in SEVERAL:
+        return kind(*ARGUMENTS[kind])
     return kind(ARGUMENTS[kind]) if kind in ARGUMENTS else kind()
 
 
@@ -151,9 +191,15 @@ def check(schema: dict[str, Any], document: object) -> None:
 def check_answer(route: Route, answer: Answer) -> None:
     """Hold an answer of a handler against what is declared for its status."""
     declared = resolved(operation(route)["responses"][str(answer["statusCode"])])
-    check(declared["content"]["application/json"]["schema"], body_of(answer))
     given = {name.lower(): values for name, values in answer["multiValueHeaders"].items()}
-    assert given.pop("content-type") == ["application/json"]
+    [media_type] = given.pop("content-type", [""])
+    if media_type.endswith("json") and media_type != "application/x-ndjson":
+        check(declared["content"][media_type]["schema"], body_of(answer))
+    elif media_type:
+        check(declared["content"][media_type]["schema"], answer["body"])
+    else:
+        assert "content" not in declared
+        assert answer["body"] == ""
     headers = {name.lower(): resolved(each) for name, each in declared["headers"].items()}
     assert set(given) <= set(headers)
     assert {name for name, each in headers.items() if each.get("required")} <= set(given)
@@ -183,9 +229,7 @@ def test_declared_statuses_are_those_that_a_route_can_give(route: Route) -> None
     declared = set(operation(route)["responses"])
 
     assert {each for each in declared if each >= "400"} == statuses | GATEWAY[route] | {"500"}
-    assert {each for each in declared if each < "400"} == {
-        "202" if route in (FETCH, RANGE) else "200"
-    }
+    assert {each for each in declared if each < "400"} == SUCCESSES[route]
 
 
 def test_every_error_with_a_status_comes_from_a_route() -> None:
@@ -227,7 +271,8 @@ def test_credentials_are_the_headers_that_are_read() -> None:
         for route in ROUTES
     }
 
-    assert names[FETCH] == names[RANGE] == names[READ] == list(api.FETCH_HEADERS)
+    callers = (FETCH, RANGE, READ, APPOINTMENTS)
+    assert [names[route] for route in callers] == [list(api.FETCH_HEADERS)] * len(callers)
     assert names[WEBHOOK] == ["cobalt-verification"]
     assert {scheme["in"] for scheme in schemes.values()} == {"header"}
 
@@ -273,7 +318,11 @@ def test_examples_are_of_their_form(route: Route) -> None:
         places.append(place)
         check(schema, value)
 
-    statuses = set(operation(route)["responses"])
+    statuses = {
+        status
+        for status, each in operation(route)["responses"].items()
+        if "content" in resolved(each)
+    }
     assert {place.split()[0] for place in places} - {"request"} == statuses
 
 
@@ -370,15 +419,93 @@ def test_completed_job_is_answered_in_its_form(world: World) -> None:
     check_answer(READ, answer)
 
 
+# --------------------------------------------------------------------------------------- appointments
+
+
+def test_appointment_has_the_fields_of_the_model() -> None:
+    appointment = SCHEMAS["Appointment"]
+
+    assert list(appointment["properties"]) == [*FIELDS, "as_of"]
+    assert set(appointment["properties"]) - set(appointment["required"]) == set(NOTES)
+    statuses = appointment["properties"]["normalized_status"]["enum"]
+    assert set(statuses) == {*NormalizedStatus, None}
+    awaited = SCHEMAS["DaysAwaited"]["properties"]["message"]["const"]
+    assert awaited == api.AWAIT_MESSAGE
+
+
+def test_parameters_are_those_that_are_read() -> None:
+    parameters = {each["name"]: each for each in operation(APPOINTMENTS)["parameters"]}
+    schemas = {name: each["schema"] for name, each in parameters.items() if each["in"] == "query"}
+
+    assert list(schemas) == ["start_date", "end_date", *RULES]
+    assert [name for name in schemas if parameters[name].get("required")] == [
+        "start_date",
+        "end_date",
+    ]
+    assert (schemas["limit"]["minimum"], schemas["limit"]["maximum"]) == (1, reading.MAX_LIMIT)
+    assert schemas["max_age"]["maximum"] == reading.MAX_AGE_SECONDS
+    assert schemas["cursor"]["maxLength"] == reading.MAX_CURSOR_LENGTH
+    for name in ("patient_mrn", "patient_name", "patient_phone"):
+        assert schemas[name]["maxLength"] == reading.MAX_TEXT_LENGTH
+    for name in ("status", "provider_id"):
+        assert schemas[name]["maxItems"] == reading.MAX_VALUES
+        assert schemas[name]["items"]["maxLength"] == reading.MAX_TEXT_LENGTH
+    assert set(schemas["appointment_mode"]["enum"]) == {"office", "telemedicine"}
+
+
+def test_forms_are_those_that_are_written() -> None:
+    content = operation(APPOINTMENTS)["responses"]["200"]["content"]
+
+    assert list(content) == [form.media_types[0] for form in FORMATS]
+
+
+@pytest.mark.parametrize(
+    ("more", "headers", "status"),
+    [
+        ({}, {}, 200),
+        ({"include_note": "true"}, {}, 200),
+        ({"limit": "1"}, {}, 200),
+        ({}, {"Accept": "application/x-ndjson"}, 200),
+        ({"limit": "1"}, {"Accept": "application/fhir+json"}, 200),
+        ({}, {"If-None-Match": "*"}, 304),
+        ({"max_age": "60"}, {}, 202),
+        ({"max_age": "60", "allow_stale": "true"}, {}, 200),
+    ],
+)
+def test_appointments_are_answered_in_their_form(
+    world: World, more: dict[str, str], headers: dict[str, str], status: int
+) -> None:
+    put_week(world)
+
+    answer = read_appointments(
+        appointments_event({**DAYS, **more}, {**HEADERS, **headers}), LambdaContextStub()
+    )
+
+    assert answer["statusCode"] == status
+    check_answer(APPOINTMENTS, answer)
+
+
+def test_failed_refresh_is_told_in_its_form(world: World) -> None:
+    world.cobalt.errors[HEADERS["access_token"]] = RequestRefused("no", error="emr__down_")
+    query = {**DAYS, "max_age": "60", "allow_stale": "true"}
+
+    answer = read_appointments(appointments_event(query), LambdaContextStub())
+
+    assert body_of(answer)["fetch_error"]["code"] == "emr__down_"
+    check_answer(APPOINTMENTS, answer)
+
+
 # ------------------------------------------------------------------------------------------- errors
 
 ASK: dict[Route, Callable[[], Answer]] = {
     FETCH: lambda: fetch_appointments(fetch_event(example("fetch-request")), LambdaContextStub()),
     RANGE: lambda: fetch_appointments(range_event(example("fetch-request")), LambdaContextStub()),
     READ: lambda: read_appointments(job_event("job_1"), LambdaContextStub()),
+    APPOINTMENTS: lambda: read_appointments(appointments_event(DAYS), LambdaContextStub()),
     WEBHOOK: lambda: receive_webhook(webhook_event(b"{}"), LambdaContextStub()),
 }
 USE_CASES = {
+    APPOINTMENTS: "read_appointments",
     FETCH: "fetch_appointments",
     RANGE: "fetch_appointments",
     READ: "read_jobs",
@@ -438,6 +565,7 @@ def test_refusal_with_everything_is_in_its_form(monkeypatch: pytest.MonkeyPatch)
         (RANGE, "422", IdempotencyKeyReused),
         (READ, "400", InvalidWait),
         (READ, "404", NoSuchJob),
+        (APPOINTMENTS, "406", NotAcceptable),
         (WEBHOOK, "401", BadSignature),
     ],
 )

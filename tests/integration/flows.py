@@ -151,6 +151,58 @@ class Flows:
         self._forget_version(job_id)
         return self._read_by_its_link((job_id, body))
 
+    @gives(answer=200, count=1)
+    def days_are_read(self) -> Outcome:
+        window = self.window()
+        item = {"id": "appt_1", "datetime": f"{window['start_date']}T09:00:00-05:00"}
+        self.relay.keep_days("riverside", window, [item])
+        answer = self.relay.appointments(window)
+        return {
+            "answer": answer.status_code,
+            "count": len(answer.json().get("appointments", ())),
+        }
+
+    @gives(answer=202, job="ACCEPTED", token_kept=True)
+    def days_of_a_new_connection_are_fetched_for_a_reader(self) -> Outcome:
+        """On a new function instance, which does not remember the connection."""
+        connection_id = connection_id_of(self.stack.access_tokens["harbor"])
+        self._forget_connection(connection_id)
+        self.restart("ReadAppointments")
+        answer = self.relay.appointments({**self.window(), "max_age": "60"}, clinic="harbor")
+        [job] = answer.json().get("jobs") or [{}]
+        return {
+            "answer": answer.status_code,
+            "job": self._state_of_job(job.get("job_execution_id")),
+            "token_kept": self._has_token(connection_id),
+        }
+
+    @gives(answer=401, request="FAILED", token_kept=False)
+    def refresh_that_cobalt_refuses(self) -> Outcome:
+        headers = {"access_token": f"stranger-{uuid.uuid4()}"}
+        answer = self.relay.appointments({**self.window(), "max_age": "60"}, headers=headers)
+        connection_id = connection_id_of(headers["access_token"])
+        request = f"REQUEST#{answer.headers['x-request-id']}"
+        outcome: Outcome = {
+            "answer": answer.status_code,
+            "request": (self.relay.item(request) or {}).get("state"),
+            "token_kept": self._has_token(connection_id),
+        }
+        self.relay.forget(request)
+        self._forget_connection(connection_id)
+        return outcome
+
+    @gives(answer=202, is_range=True)
+    def many_days_are_fetched_for_a_reader(self) -> Outcome:
+        start = self.window()["start_date"]
+        window = {"start_date": start, "end_date": f"{start[:-2]}28"}
+        answer = self.relay.appointments({**window, "max_age": "60"}, clinic="lakeside")
+        self.relay.settle()
+        [work] = answer.json().get("jobs") or [{}]
+        return {
+            "answer": answer.status_code,
+            "is_range": str(work.get("job_execution_id")).startswith("range_"),
+        }
+
     # ------------------------------------------------------------------------------ receive_webhook
 
     @gives(answer=200, job="COMPLETED", notification="sent", kept=True)

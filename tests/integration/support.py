@@ -3,7 +3,8 @@
 import json
 import time
 import uuid
-from collections.abc import Callable
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import date, datetime
 from typing import Any
@@ -12,6 +13,8 @@ from zoneinfo import ZoneInfo
 import requests
 from boto3.dynamodb.types import TypeDeserializer
 
+from cobalt_relay.adapters.snapshots import Snapshots
+from cobalt_relay.appointments import Clinic
 from cobalt_relay.models import (
     FetchWork,
     RangePlan,
@@ -21,6 +24,7 @@ from cobalt_relay.models import (
     range_id_of,
     utc_now,
 )
+from cobalt_relay.snapshots import Known, SeenAppointment, Snapshot
 from tools.local.stack import Stack
 
 POLL_SECONDS = 0.05
@@ -71,6 +75,28 @@ def record_of(body: str, message_id: str = "", receipt: str = "none") -> Item:
     }
 
 
+def days_of(
+    clinic: Clinic, connection_id: str, window: Window, items: Iterable[Item], as_of: datetime
+) -> Iterator[Snapshot]:
+    """Make the days of a window as they are after a fetch that saw these appointments, and all."""
+    sights: dict[date, dict[str, SeenAppointment]] = defaultdict(dict)
+    for item in items:
+        seen = SeenAppointment.read(item, clinic, as_of=as_of, fetched_by="job_of_a_test")
+        sights[seen.datetime.date() if seen.datetime else window.start_date][seen.id] = seen
+    for part in window.parts(1):
+        day = part.start_date
+        yield Snapshot(
+            connection_id=connection_id,
+            day=day,
+            as_of=as_of,
+            fetched_by="job_of_a_test",
+            written_at=as_of,
+            written_by="job_of_a_test",
+            appointment_count=len(sights[day]),
+            appointments=Known(None, sights[day]).in_order(),
+        )
+
+
 @dataclass(frozen=True)
 class Relay:
     """Calls of the deployed relay, and what it left in its table and bucket."""
@@ -119,6 +145,37 @@ class Relay:
         assert answer.status_code == 200, answer.text
         told: Item = answer.json()
         return told
+
+    def appointments(
+        self,
+        query: object,
+        *,
+        clinic: str = "riverside",
+        headers: dict[str, str] | None = None,
+    ) -> requests.Response:
+        """GET /v1/appointments; the headers are beside the clinic's own."""
+        return requests.get(
+            f"{self.stack.api_url}/appointments",
+            params=query,  # type: ignore[arg-type]
+            headers=self.stack.headers(clinic) | (headers or {}),
+            timeout=CALL_SECONDS,
+        )
+
+    def keep_days(
+        self,
+        clinic: str,
+        window: dict[str, str],
+        items: Iterable[Item] = (),
+        as_of: datetime | None = None,
+    ) -> None:
+        """Put the days of a window into the bucket, in place of those that are there."""
+        name = self.connection(clinic).get("time_zone", DEFAULT_ZONE)
+        zone, days = ZoneInfo(name), Window.parse(*window.values())
+        connection_id = connection_id_of(self.stack.access_tokens[clinic])
+        snapshots = Snapshots(self.stack.aws.s3, self.stack.bucket)
+        of_clinic = Clinic(zone, zone, {})
+        for day in days_of(of_clinic, connection_id, days, items, as_of or utc_now()):
+            assert snapshots.write(day, snapshots.read(connection_id, day.day))
 
     def run_fetches(self, *works: FetchWork) -> list[int]:
         """Hand messages to `run_fetches` as Lambda does; tell which of them are to come again."""

@@ -184,6 +184,7 @@ class Run:
         try:
             self.fetches()
             self.links()
+            self.reads()
             self.bad_requests()
             self.strangers()
             self.refusals()
@@ -236,6 +237,60 @@ class Run:
         path = f"/appointments/fetch/{self.started()}"
         waited = self.call(path, b"", headers, method="GET", query={"wait": "1", "mrn": MRN})
         assert waited.json()["status"] == "ACCEPTED"
+
+    def reads(self) -> None:
+        """Days full of patients are read by what identifies them, in every form and way.
+
+        What a reader is told of its own patients is its own; the headers beside it are searched,
+        but for the link to the next page, which is the query that the reader has just sent.
+        """
+        window = {"start_date": "2025-01-13", "end_date": "2025-01-14"}
+        told = {name: _in_utf_8(text) for name, text in WORDING.items()}
+        items = [
+            {"id": f"appt_{number}", "datetime": f"2025-01-13T1{number}:00:00-05:00", **told}
+            for number in range(3)
+        ]
+        self.relay.keep_days("riverside", window, items)
+        asked: dict[str, str] = {
+            "patient_mrn": MRN,
+            "patient_name": NAME,
+            "patient_phone": PHONE,
+            **window,
+            "include_note": "true",
+            "limit": "1",
+        }
+        for form in ("application/json", "application/x-ndjson", "application/fhir+json"):
+            answer = self.relay.appointments(asked, headers={"Accept": form})
+            assert MRN in answer.text
+            headers = {name: value for name, value in answer.headers.items() if name != "Link"}
+            self.answers.append(Text("answer", f"{headers}"))
+            known = {"Accept": form, "If-None-Match": answer.headers["ETag"]}
+            following = asked | {"cursor": answer.headers["x-relay-next-cursor"]}
+            assert self.relay.appointments(asked, headers=known).status_code == 304
+            assert MRN in self.relay.appointments(following, headers={"Accept": form}).text
+        own = self.stack.headers("riverside")
+        for wrong in (
+            {"limit": MRN},
+            {"cursor": NAME},
+            {"status": _in_utf_8(NOTE)},
+            {"max_age": PHONE},
+        ):
+            refused = self.call("/appointments", b"", own, method="GET", query=asked | wrong)
+            assert refused.status_code == 400
+        nobody = {**own, "Accept": f"text/{MRN}"}
+        assert (
+            self.call("/appointments", b"", nobody, method="GET", query=window).status_code == 406
+        )
+        quoted = {**window, "patient_mrn": MRN, "max_age": "0"}
+        self.stack.sandbox.add_fault("rate_limited", count=1, retry_after=60, message=QUOTE)
+        refused = self.call("/appointments", b"", own, method="GET", query=quoted, said=QUOTE)
+        assert refused.status_code == 429
+        self.stack.sandbox.add_fault("rate_limited", count=1, retry_after=60, message=QUOTE)
+        stale = self.relay.appointments({**quoted, "allow_stale": "true"})
+        assert stale.json()["fetch_error"]["message"] == QUOTE
+        awaited = self.call("/appointments", b"", own, method="GET", query=quoted)
+        assert awaited.status_code == 202
+        self.relay.ended_job(awaited.json()["jobs"][0]["job_execution_id"])
 
     def bad_requests(self) -> None:
         for body in INVALID_BODIES.values():
@@ -531,6 +586,11 @@ class Run:
             return sum(map(int, counted.values())) >= len(self.schedule_inputs)
 
         eventually(are_there)
+
+
+def _in_utf_8(text: str) -> str:
+    """Put something else in place of half a pair, which neither a snapshot nor a URL can hold."""
+    return text.encode(errors="replace").decode()
 
 
 def _days(number: int) -> dict[str, str]:

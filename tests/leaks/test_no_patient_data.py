@@ -3,7 +3,9 @@
 One run takes canary patients down every path; then every place is searched for every canary, every
 access token and every secret. What may stand somewhere, and is therefore no leak:
 
-* Bodies under `appointments/` and `webhooks/` in the bucket, values of SSM parameters and secrets.
+* Bodies under `appointments/`, `webhooks/` and `snapshots/` in the bucket, values of SSM parameters
+  and secrets.
+* What the reader of a clinic's days is told of that clinic's patients.
 * Ids of jobs and events, and the type of an event: opaque ids of Cobalt, kept by design. One is a
   word of visible ASCII of at most 256 characters; with a blank, a line break, a control character or
   another script in it, it is none and does not come in. `access_token_reference_id` is the label
@@ -46,6 +48,7 @@ REPORTED = {
     *("fetch_expired", "look_failed", "reconciled"),
     *("schedule_planned", "work_failed", "work_put_off", "piece_given_up", "range_accepted"),
     *("range_ended", "connection_suspended", "connection_resumed", "changes_detected"),
+    *("appointments_read", "appointments_not_modified", "refresh_failed"),
 }
 """Messages without which a run has not gone down its paths."""
 

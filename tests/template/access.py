@@ -9,7 +9,7 @@ MATRIX = """
 | role of | CobaltCredentials | WebhookSecret | Table | Results | tokens | EventBus | FetchQueue | ScheduleFailures | EventFailures | functions |
 |---|---|---|---|---|---|---|---|---|---|---|
 | FetchAppointments | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | DeleteParameter, PutParameter | | SendMessage | | | |
-| ReadAppointments | GetSecretValue | | BatchGetItem | GetObject appointments/\\*, GetObjectVersion appointments/\\* | | | | | | |
+| ReadAppointments | GetSecretValue | | BatchGetItem, PutItem, Query index/by_connection, UpdateItem | GetObject appointments/\\*, GetObject snapshots/\\*, GetObjectVersion appointments/\\*, ListBucket | DeleteParameter, PutParameter | | SendMessage | | | |
 | ReceiveWebhook | | DescribeSecret, GetSecretValue | BatchGetItem, PutItem, Query index/by_reference, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | | PutEvents | | | | |
 | PlanFetches | GetSecretValue | | BatchGetItem, Query index/connections | | | PutEvents | SendMessage | SendMessage | | |
 | RunFetches | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | GetParameter | PutEvents | ChangeMessageVisibility, DeleteMessage, GetQueueAttributes, ReceiveMessage, SendMessage | | | |

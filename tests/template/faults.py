@@ -706,8 +706,13 @@ OWN = (
         ),
     ),
     _fault(
+        "may-list-every-connection",
+        "bucket_is_listed_for_the_days_of_a_connection_alone",
+        drop(_statement("ReadAppointmentsPolicy", "ListDays") + " > Condition"),
+    ),
+    _fault(
         "may-list-results",
-        "nothing_is_listed_but_days",
+        "bucket_is_listed_for_the_days_of_a_connection_alone",
         put(
             _statement("DetectChangesPolicy", "ListDays") + " > Condition > StringLike > s3:prefix",
             "*",
@@ -739,22 +744,22 @@ OWN = (
         "statement-of-two-services",
         "statement_names_itself_and_one_kind_of_thing " + MATRIX,
         put(
-            _statement("ReadAppointmentsPolicy", "ReadJobs") + " > Action",
-            ["dynamodb:BatchGetItem", "ssm:GetParameter"],
+            _statement("ReadAppointmentsPolicy", "FindWork") + " > Action",
+            ["dynamodb:Query", "ssm:GetParameter"],
         ),
         put(
             _statement("ReadAppointmentsPolicy", "Decrypt")
             + " > Condition > StringEquals > kms:ViaService",
             [
                 {"Fn::Sub": f"{service}.${{AWS::Region}}.amazonaws.com"}
-                for service in ("lambda", "dynamodb", "secretsmanager", "ssm", "s3")
+                for service in ("lambda", "dynamodb", "secretsmanager", "ssm", "s3", "sqs")
             ],
         ),
     ),
     _fault(
         "statement-about-everything",
         "statement_names_itself_and_one_kind_of_thing " + MATRIX,
-        put(_statement("ReadAppointmentsPolicy", "ReadJobs") + " > Resource", "*"),
+        put(_statement("ReadAppointmentsPolicy", "FindWork") + " > Resource", "*"),
     ),
     _fault(
         "statement-without-name",
@@ -764,7 +769,7 @@ OWN = (
     _fault(
         "statement-with-wildcard",
         "statement_names_itself_and_one_kind_of_thing " + MATRIX,
-        put(_statement("ReadAppointmentsPolicy", "ReadJobs") + " > Action", "dynamodb:BatchGet*"),
+        put(_statement("ReadAppointmentsPolicy", "FindWork") + " > Action", "dynamodb:Quer*"),
     ),
     _fault(
         "policy-inline", "role_has_one_policy_of_ours", add("ReadAppointmentsRole > Policies", [])

@@ -6,11 +6,12 @@ import hmac
 import json
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
 from typing import Any, NoReturn
+from urllib.parse import parse_qs
 from zoneinfo import ZoneInfo
 
 import pytest
@@ -23,9 +24,11 @@ from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.detect_changes import DetectChanges
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.fetch_range import FetchRanges
+from cobalt_relay.services.freshen import Freshen
 from cobalt_relay.services.gather_ranges import GatherRanges
 from cobalt_relay.services.look_after_ranges import LookAfterRanges
 from cobalt_relay.services.plan_fetches import PlanFetches
+from cobalt_relay.services.read_appointments import ReadAppointments
 from cobalt_relay.services.read_jobs import ReadJobs
 from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
@@ -114,6 +117,16 @@ class World:
             now=self.clock,
             sleep=self.clock.sleep,
         )
+        self.freshen = Freshen(
+            self.fetch_appointments, self.fetch_ranges, self.jobs, now=self.clock
+        )
+        self.read_appointments = ReadAppointments(
+            self.snapshots,
+            self.connections,
+            self.secrets,
+            lambda: self.freshen,
+            now=self.clock,
+        )
         self.take_in = TakeIn(
             self.jobs,
             self.results,
@@ -197,6 +210,7 @@ def world(monkeypatch: pytest.MonkeyPatch) -> World:
     for name in (
         "fetch_appointments",
         "read_jobs",
+        "read_appointments",
         "receive_webhook",
         "plan_fetches",
         "run_fetches",
@@ -334,6 +348,20 @@ def job_event(
         event["queryStringParameters"] = {"wait": "".join(waits[-1:])}
         event["multiValueQueryStringParameters"] = {"wait": waits}
     return event
+
+
+def appointments_event(
+    query: str | Mapping[str, str | list[str]], headers: dict[str, str] | None = None
+) -> dict[str, Any]:
+    """A call of GET /v1/appointments."""
+    given = parse_qs(query, keep_blank_values=True) if isinstance(query, str) else query
+    values = {name: [each] if isinstance(each, str) else each for name, each in given.items()}
+    event = api_event("/appointments", None, HEADERS if headers is None else headers, method="GET")
+    return {
+        **event,
+        "queryStringParameters": {name: each[-1] for name, each in values.items()} or None,
+        "multiValueQueryStringParameters": values or None,
+    }
 
 
 def sign(body: bytes, key: bytes = WEBHOOK_KEY) -> str:

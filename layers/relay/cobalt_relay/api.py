@@ -10,8 +10,8 @@ import json
 import math
 import re
 from http import HTTPStatus
-from typing import Any, NoReturn
-from urllib.parse import unquote
+from typing import TYPE_CHECKING, Any, NoReturn
+from urllib.parse import quote, unquote
 from uuid import NAMESPACE_OID, uuid5
 
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
@@ -35,6 +35,7 @@ from cobalt_relay.errors import (
     MalformedDelivery,
     MissingHeaders,
     NoSuchJob,
+    NotAcceptable,
     NotConfigured,
     RateLimited,
     RelayError,
@@ -52,6 +53,9 @@ from cobalt_relay.json_limits import is_within
 from cobalt_relay.models import UnsignedHeaders
 from cobalt_relay.observability import count, failure, logger
 
+if TYPE_CHECKING:  # one route's alone
+    from cobalt_relay.reading import Envelope, Query, Reading, Work
+
 JOB_PATH = r"/appointments/fetch/[\s\S]+"
 """Takes whatever stands in an id's place: what can be no id is answered as an unknown one is."""
 FETCH_HEADERS = ("client_id", "client_secret", "access_token")
@@ -62,7 +66,10 @@ MAX_FETCH_BODY_VALUES = 100
 _UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
 _CHARSET = re.compile(r"""; *charset *= *["']?([^"';, ]+)""")
 _UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_TAG = re.compile(r'"([^"]*)"')
 MAX_KEY_LENGTH = 255
+MAX_LINK_LENGTH = 4_096
+"""API Gateway takes 10,240 bytes of headers; the cursor is in one of its own, too."""
 MAX_WAIT_SECONDS = 20
 """For a job's end: API Gateway hangs up after 29, and the function may run for 28."""
 _WAITS = {str(seconds): seconds for seconds in range(MAX_WAIT_SECONDS + 1)}
@@ -73,6 +80,7 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
     WrongClientCredentials: HTTPStatus.UNAUTHORIZED,
     UnusableAccessToken: HTTPStatus.UNAUTHORIZED,
     NoSuchJob: HTTPStatus.NOT_FOUND,
+    NotAcceptable: HTTPStatus.NOT_ACCEPTABLE,
     BodyTooLarge: HTTPStatus.REQUEST_ENTITY_TOO_LARGE,
     UnsupportedContent: HTTPStatus.UNSUPPORTED_MEDIA_TYPE,
     IdempotencyKeyReused: HTTPStatus.UNPROCESSABLE_ENTITY,
@@ -97,6 +105,9 @@ STATUS_OF: dict[type[RelayError], HTTPStatus] = {
 ACCEPTED_MESSAGE = "Live fetch request accepted. Results will be sent via webhook when ready."
 RANGE_MESSAGE = (
     "Range fetch accepted. Its pieces are fetched one after the other; ask for it by its id."
+)
+AWAIT_MESSAGE = (
+    "Some days are older than max_age. They are being fetched; ask again when the job has ended."
 )
 UNEXPECTED_MESSAGE = (
     "Internal error. Try again later and quote the x-request-id header if it stays."
@@ -135,11 +146,22 @@ def answer(
     body: dict[str, Any],
     headers: dict[str, str] | None = None,
 ) -> Response[str]:
+    """Write an answer in JSON."""
+    return _answer(event, status, json.dumps(body), "application/json", headers)
+
+
+def _answer(
+    event: APIGatewayProxyEvent,
+    status: int,
+    text: str,
+    media_type: str | None,
+    headers: dict[str, str] | None,
+) -> Response[str]:
     """Write an answer; each carries the id of its request, and no cache keeps any."""
     return Response(
         status_code=int(status),
-        content_type="application/json",
-        body=json.dumps(body),
+        content_type=media_type,
+        body=text,
         headers={
             "x-request-id": request_id(event),
             "Cache-Control": "no-store",
@@ -187,6 +209,48 @@ def job_found(
     return answer(event, HTTPStatus.OK, {"success": True, **report}, headers)
 
 
+def appointments_read(event: APIGatewayProxyEvent, reading: "Reading") -> Response[str]:
+    """Tell appointments, that the caller has them already, or which job brings them."""
+    if reading.awaited:
+        return _awaited(event, reading.awaited, reading)
+    headers = {"ETag": f'"{reading.etag}"', "Vary": "Accept"}
+    if reading.page is None or reading.envelope is None:
+        return _answer(event, HTTPStatus.NOT_MODIFIED, "", None, headers)
+    headers |= _facts(reading.envelope)
+    return _answer(event, HTTPStatus.OK, reading.page, reading.media_type, headers)
+
+
+def _awaited(event: APIGatewayProxyEvent, work: "Work", reading: "Reading") -> Response[str]:
+    body = {
+        "success": True,
+        "message": AWAIT_MESSAGE,
+        "jobs": [work.told()],
+        "stale_days": [str(each) for each in reading.stale_days],
+    }
+    headers = {
+        "Retry-After": str(work.pause_seconds),
+        "Location": f"appointments/fetch/{quote(work.job_execution_id, safe='')}",
+    }
+    return answer(event, HTTPStatus.ACCEPTED, body, headers)
+
+
+def _facts(envelope: "Envelope") -> dict[str, str]:
+    """Tell in headers what not every form has room for."""
+    headers = {
+        "x-relay-as-of": envelope.as_of,
+        "x-relay-days-never-fetched": envelope.never_fetched_spans,
+        "x-relay-next-cursor": envelope.next_cursor,
+        "Link": _link(envelope.next_page),
+    }
+    return {name: value for name, value in headers.items() if value}
+
+
+def _link(next_page: str | None) -> str | None:
+    """Link to the next page (RFC 8288), where a header has the room."""
+    has_room = next_page is not None and len(next_page) <= MAX_LINK_LENGTH
+    return f'<{next_page}>; rel="next"' if has_room else None
+
+
 def received(event: APIGatewayProxyEvent, verdict: str) -> Response[str]:
     """Tell Cobalt that its delivery is in hand; 200, whatever there was to do."""
     return answer(event, HTTPStatus.OK, {"success": True, "message": f"Webhook {verdict}."})
@@ -225,6 +289,23 @@ def fetch_headers(event: APIGatewayProxyEvent) -> tuple[str, str, str]:
 def job_id(event: APIGatewayProxyEvent) -> str:
     """Read a job's id from the path; API Gateway hands that on percent-encoded, as it came."""
     return unquote(event.path_parameters.get("job_execution_id", ""))
+
+
+def query(event: APIGatewayProxyEvent) -> "Query":
+    """Give all the values of each name in the query."""
+    given: dict[str, list[str]] = event.get("multiValueQueryStringParameters") or {}
+    return given
+
+
+def accept(event: APIGatewayProxyEvent) -> str:
+    """Give the `Accept` header; empty where there is none."""
+    return ",".join(_values_of(event, "accept"))
+
+
+def known_tags(event: APIGatewayProxyEvent) -> frozenset[str]:
+    """Give the tags in `If-None-Match`, `*` for any; weak ones count too (RFC 9110, 13.1.2)."""
+    given = ",".join(_values_of(event, "if-none-match"))
+    return frozenset({"*"} if given.strip() == "*" else _TAG.findall(given))
 
 
 def wait_seconds(event: APIGatewayProxyEvent) -> int:

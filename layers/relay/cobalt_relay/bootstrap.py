@@ -18,8 +18,10 @@ if TYPE_CHECKING:
     from cobalt_relay.services.detect_changes import DetectChanges
     from cobalt_relay.services.fetch_appointments import FetchAppointments
     from cobalt_relay.services.fetch_range import FetchRanges
+    from cobalt_relay.services.freshen import Freshen
     from cobalt_relay.services.gather_ranges import GatherRanges
     from cobalt_relay.services.plan_fetches import PlanFetches
+    from cobalt_relay.services.read_appointments import ReadAppointments
     from cobalt_relay.services.read_jobs import ReadJobs
     from cobalt_relay.services.receive_webhook import ReceiveWebhook
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
@@ -82,6 +84,28 @@ def read_jobs() -> "ReadJobs":
         ResultLinks(aws.s3(aws.SIGNING)),
         settings().retention,
     )
+
+
+@cache
+def read_appointments() -> "ReadAppointments":
+    """Give the use case behind `GET /v1/appointments`."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.adapters.connections import Registry
+    from cobalt_relay.adapters.snapshots import Snapshots
+    from cobalt_relay.services.read_appointments import ReadAppointments
+
+    snapshots = Snapshots(aws.s3(aws.PARALLEL), settings().bucket_name)
+    connections = Registry(_table(aws.PATIENT))
+    return ReadAppointments(snapshots, connections, _secrets(aws.PATIENT), freshen)
+
+
+@cache
+def freshen() -> "Freshen":
+    """Give the use case that has days fetched anew, for a reader who wants no older ones."""
+    from cobalt_relay.adapters import aws
+    from cobalt_relay.services.freshen import Freshen
+
+    return Freshen(fetch_appointments(), fetch_ranges(), _jobs(aws.PATIENT))
 
 
 @cache

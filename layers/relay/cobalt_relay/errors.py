@@ -13,6 +13,11 @@
     │   ├── IdempotencyKeyReused
     │   ├── InvalidWait
     │   ├── NoSuchJob
+    │   ├── NotAcceptable
+    │   ├── InvalidReadRequest
+    │   │   ├── InvalidParameter
+    │   │   ├── RepeatedParameter
+    │   │   └── InvalidCursor
     │   └── InvalidFetchRequest
     │       ├── MissingParameters
     │       ├── InvalidDateFormat
@@ -207,6 +212,50 @@ class NoSuchJob(CallerError):
     message = (
         "No such job. The id must be one that a fetch with this access_token was answered with, "
         "within the time for which jobs are kept."
+    )
+
+
+class NotAcceptable(CallerError):
+    """The `Accept` header wants a form that there is not."""
+
+    code = "not_acceptable"
+    message = (
+        "Appointments are told as application/json, application/x-ndjson or application/fhir+json."
+        " Accept one of these."
+    )
+
+
+class InvalidReadRequest(CallerError):
+    """Base of the checks of a read that Cobalt does not document."""
+
+    code = "invalid_read_request"
+
+
+class InvalidParameter(InvalidReadRequest):
+    """A query parameter is not what it must be. Its name is no secret; its value may be."""
+
+    code = "invalid_parameter"
+
+    def __init__(self, name: str, must: str) -> None:
+        super().__init__(f"{name} must be {must}.")
+
+
+class RepeatedParameter(InvalidReadRequest):
+    """A query parameter is given more often than it may be."""
+
+    code = "repeated_parameter"
+
+    def __init__(self, name: str, most: int) -> None:
+        times = "once" if most == 1 else f"{most} times"
+        super().__init__(f"{name} must not be given more than {times}.")
+
+
+class InvalidCursor(InvalidReadRequest):
+    """The cursor is none, or belongs to another query or connection."""
+
+    code = "invalid_cursor"
+    message = (
+        "cursor must be the next_cursor of an answer to the same query. Begin again without it."
     )
 
 

@@ -27,6 +27,9 @@ ROUTES = {
     ("post", "/appointments/fetch/range"): Route(
         "FetchAppointments", "api.fetch_headers(event)", "FetchesPerSecond"
     ),
+    ("get", "/appointments"): Route(
+        "ReadAppointments", "api.fetch_headers(event)", "ReadsPerSecond"
+    ),
     ("get", "/appointments/fetch/{job_execution_id}"): Route(
         "ReadAppointments", "api.fetch_headers(event)", "ReadsPerSecond"
     ),
@@ -66,8 +69,13 @@ GATEWAY_HEADERS = {
     "x-request-id": "context.requestId",
 }
 
-TELL_NOTHING = frozenset({"content-encoding", "content-type", "webhook-id", "webhook-timestamp"})
-"""Headers that the code reads and the firewall may log: forms, an event's id, a time."""
+TELL_NOTHING = frozenset(
+    {
+        *("accept", "content-encoding", "content-type", "if-none-match"),
+        *("webhook-id", "webhook-timestamp"),
+    }
+)
+"""Headers that the code reads and the firewall may log: forms, a digest, an event's id, a time."""
 
 MODULE = ROOT / "layers" / "relay" / "cobalt_relay" / "api.py"
 

@@ -17,7 +17,7 @@ NOBODY_MAY = frozenset(
         "secretsmanager:ListSecrets",
     }
 )
-"""Rows and results end by age alone, and nobody looks what there is."""
+"""Rows and results end by age alone, and nobody looks what there is, but for a connection's days."""
 
 DAYS = "snapshots/connection=*"
 """What may be listed of the bucket."""
@@ -72,15 +72,6 @@ def nobody_may_look_around_or_delete(document: Document) -> Iterator[str]:
 
 
 @rule
-def nothing_is_listed_but_days(document: Document) -> Iterator[str]:
-    """The names of results tell whose jobs there are."""
-    wanted = {"StringLike": {"s3:prefix": DAYS}}
-    for name, statement in document.policies():
-        if "s3:ListBucket" in actions(statement) and statement.get("Condition") != wanted:
-            yield name
-
-
-@rule
 def statement_names_itself_and_one_kind_of_thing(document: Document) -> Iterator[str]:
     """A Sid to speak of it by, actions of one service, and no wildcard but for X-Ray."""
     for name, policy in document.of_type("AWS::IAM::ManagedPolicy").items():
@@ -96,6 +87,16 @@ def statement_names_itself_and_one_kind_of_thing(document: Document) -> Iterator
             )
             if is_open or has_wildcard or is_unnamed or is_strange or len(services) != 1:
                 yield f"{name} {statement.get('Sid')}"
+
+
+@rule
+def bucket_is_listed_for_the_days_of_a_connection_alone(document: Document) -> Iterator[str]:
+    """A listing without that condition tells which connections there are, and all their jobs."""
+    days = {"StringLike": {"s3:prefix": "snapshots/connection=*"}}
+    for role in document.of_type("AWS::IAM::Role"):
+        for statement in document.statements_of(role):
+            if "s3:ListBucket" in actions(statement) and statement.get("Condition") != days:
+                yield f"{role} {statement.get('Sid')}"
 
 
 @rule

@@ -26,6 +26,8 @@ PATIENT = Config(
     retries={"mode": "standard", "total_max_attempts": 2},
 )
 """Seconds. For a caller who waits up to the 29 s of API Gateway; botocore's own are minutes."""
+PARALLEL = PATIENT.merge(Config(max_pool_connections=16))
+"""For a client whose calls several threads make at once."""
 PROMPT = Config(
     connect_timeout=0.5,
     read_timeout=1.25,
@@ -84,9 +86,9 @@ def secretsmanager(config: Config = PATIENT) -> "SecretsManagerClient":
     return boto3.client("secretsmanager", config=config)
 
 
-def sqs(config: Config = PATIENT) -> "SQSClient":
+def sqs(config: Config = PARALLEL) -> "SQSClient":
     """Give a client for SQS, for several threads at once."""
-    return boto3.client("sqs", config=config.merge(Config(max_pool_connections=16)))
+    return boto3.client("sqs", config=config)
 
 
 def ssm(config: Config = PATIENT) -> "SSMClient":

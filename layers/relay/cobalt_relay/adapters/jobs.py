@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
-from itertools import batched, islice
+from itertools import batched, islice, takewhile
 from typing import Any
 
 from pydantic import ValidationError
@@ -82,6 +82,8 @@ MOST_CONNECTIONS = 200
 _ALWAYS = "attribute_not_exists(pk) OR attribute_exists(pk)"
 _UNTAKEN = ""
 """Sorts before every moment."""
+_NEVER = "~"
+"""Sorts behind every moment."""
 
 
 class Jobs:
@@ -291,6 +293,28 @@ class Jobs:
             for item in self._table.get(*some):
                 if item and item["expires_at"] > alive:
                     yield _job(item)
+
+    def recent(
+        self, connection_id: str, jobs_since: datetime, ranges_since: datetime
+    ) -> Iterator[Job | FetchRange]:
+        """Give the jobs and the ranges of a connection that were accepted since, newest first.
+
+        The index may lag behind by a moment.
+        """
+        since = {"JOB": iso(jobs_since), "RANGE": iso(ranges_since)}
+        listed = takewhile(
+            lambda item: item["accepted_at"] > min(since.values()),
+            self._table.keys_of_index(
+                _BY_CONNECTION, ("connection_id", connection_id), backwards=True
+            ),
+        )
+        keys = (
+            Key.of(item) for item in listed if item["accepted_at"] > since.get(item["sk"], _NEVER)
+        )
+        for some in batched(keys, _JOBS_AT_ONCE, strict=False):
+            for key, item in zip(some, self._table.get(*some), strict=True):
+                if item:
+                    yield _job(item) if key.kind == "JOB" else range_of(item)
 
     def give(self, row: Job | RequestRecord | FetchRange, connection_id: str) -> bool:
         """Give a row to another connection, which has taken its own one's place.

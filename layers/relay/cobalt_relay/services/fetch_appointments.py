@@ -10,7 +10,6 @@ session. So the relay sees to it that one question is put once:
 """
 
 import hashlib
-import re
 import time
 from collections.abc import Callable
 from contextlib import suppress
@@ -27,13 +26,11 @@ from cobalt_relay.errors import (
     RequestRefused,
     RobotBusy,
     StorageFault,
-    UnusableAccessToken,
     UpstreamFault,
     UpstreamRefusal,
     UpstreamUnanswered,
     UpstreamUnavailable,
     UpstreamUnreachable,
-    WrongClientCredentials,
 )
 from cobalt_relay.models import (
     LIVE_FETCH_EMR,
@@ -52,6 +49,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
+from cobalt_relay.services.admission import admit
 from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.ports import (
     ConnectionRegistry,
@@ -81,9 +79,6 @@ _CALLERS = "callers"
 """The place at a clinic's robot of fetches that callers asked for."""
 PAUSES = (0.1, 0.2, 0.4, 0.8)
 """Seconds between two looks at an equal request; the last one repeats."""
-
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
-"""What a token can be: an HTTP header value, and a standard SSM parameter (4 KB at most)."""
 
 
 class _Token(Enum):
@@ -121,20 +116,8 @@ class FetchAppointments:
         self._registered: dict[str, datetime] = {}
 
     def admit(self, client_id: str, client_secret: str, access_token: str) -> None:
-        """Let a caller in who has this relay's client credentials, and a token that can be one.
-
-        A mismatch reads the secret again (rate-limited) before it refuses: the operator may just
-        have replaced it. Raises `WrongClientCredentials`, `UnusableAccessToken`, `NotConfigured`
-        leaves.
-        """
-        presented = (client_id, client_secret)
-        if not self._secrets.credentials().fit(*presented) and not self._secrets.credentials(
-            refresh=True
-        ).fit(*presented):
-            count("ClientCredentialsRefused")
-            raise WrongClientCredentials
-        if not _HEADER_VALUE.fullmatch(access_token):
-            raise UnusableAccessToken
+        """Let a caller in; `WrongClientCredentials`, `UnusableAccessToken`, `NotConfigured`."""
+        admit(self._secrets, client_id, client_secret, access_token)
 
     def require_credentials(self) -> None:
         """Raise `CredentialsNotConfigured` where no fetch could be started."""

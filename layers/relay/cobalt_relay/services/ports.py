@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from cobalt_relay.errors import RelayError
 from cobalt_relay.events import RelayEvent
@@ -27,6 +27,7 @@ from cobalt_relay.models import (
     PieceNote,
     PieceOrder,
     PieceOutcome,
+    RangeRequest,
     Reporter,
     Request,
     RequestRecord,
@@ -39,7 +40,9 @@ from cobalt_relay.models import (
     WebhookRegistration,
     Window,
 )
-from cobalt_relay.snapshots import Snapshot, StoredDay, StoredSnapshot
+
+if TYPE_CHECKING:  # most use cases do without
+    from cobalt_relay.snapshots import Snapshot, StoredDay, StoredSnapshot
 
 
 class FetchCobalt(Protocol):
@@ -187,31 +190,31 @@ class ResultReader(Protocol):
     def put_beside(self, place: str, body: bytes) -> ResultLocation: ...
 
 
+class ResultLinker(Protocol):
+    """Where a result gets a URL for those who have no credentials of AWS."""
+
+    def link(self, result: ResultLocation) -> ResultLink: ...
+
+
 class SnapshotReader(Protocol):
     """Where the days of a connection are read."""
 
-    def stored(self, connection_id: str, window: Window) -> Iterator[StoredDay]: ...
+    def stored(self, connection_id: str, window: Window) -> "Iterator[StoredDay]": ...
     def read(
         self, connection_id: str, day: date, version_id: str | None = None
-    ) -> StoredSnapshot | None: ...
+    ) -> "StoredSnapshot | None": ...
 
 
 class SnapshotStore(SnapshotReader, Protocol):
     """Where the days of a connection are kept."""
 
-    def write(self, snapshot: Snapshot, replaced: StoredSnapshot | None) -> bool: ...
+    def write(self, snapshot: "Snapshot", replaced: "StoredSnapshot | None") -> bool: ...
 
 
 class ConnectionReader(Protocol):
     """Where a connection is read."""
 
     def get(self, connection_id: str) -> Connection | None: ...
-
-
-class ResultLinker(Protocol):
-    """Where a result gets a URL for those who have no credentials of AWS."""
-
-    def link(self, result: ResultLocation) -> ResultLink: ...
 
 
 class EventBus(Protocol):
@@ -349,3 +352,24 @@ class RangeHistory(Protocol):
     """Where the ranges of a connection are listed."""
 
     def of_connection(self, connection_id: str) -> Iterator[FetchRange]: ...
+
+
+class StartRange(Protocol):
+    """The use case of a range."""
+
+    def start(
+        self,
+        access_token: str,
+        request: RangeRequest,
+        *,
+        request_id: str,
+        idempotency_key: str | None = None,
+    ) -> FetchRange: ...
+
+
+class RecentWork(Protocol):
+    """Where it is read what was begun for a connection lately."""
+
+    def recent(
+        self, connection_id: str, jobs_since: datetime, ranges_since: datetime
+    ) -> "Iterator[Job | FetchRange]": ...

@@ -1,0 +1,138 @@
+"""See to it that days are fetched anew, with one fetch however many readers want them.
+
+Work that is under way and brings the days is what a reader is told of. Two readers at the same
+moment see none: then the fetch itself joins them, and a range has one key for all of a minute.
+"""
+
+from collections.abc import Callable, Sequence
+from datetime import date, datetime, timedelta
+from typing import NamedTuple
+
+from cobalt_relay.models import (
+    MAX_WINDOW_DAYS,
+    RANGE_LIFE,
+    FetchRange,
+    FetchRequest,
+    Job,
+    JobState,
+    RangeRequest,
+    RangeState,
+    Window,
+    connection_id_of,
+    in_days,
+    utc_now,
+)
+from cobalt_relay.observability import count
+from cobalt_relay.reading import Work
+from cobalt_relay.services.ports import RecentWork, StartFetch, StartRange
+
+OPEN_FOR = timedelta(minutes=30)
+"""Up to which age an open job is waited for: what is silent for longer does not hold others up."""
+LANDS_WITHIN = timedelta(minutes=2)
+"""How long after its completion a job's days may still be on their way into their snapshots."""
+JOB_PAUSE_SECONDS = 5
+RANGE_PAUSE_SECONDS = 30
+LANDING_PAUSE_SECONDS = 1
+
+
+class StaleDay(NamedTuple):
+    """A day that is too old: when its whole was last seen and by which job, None where never."""
+
+    day: date
+    as_of: datetime | None = None
+    fetched_by: str | None = None
+
+
+class Freshen:
+    """The use case. One object serves all invocations of a function."""
+
+    def __init__(
+        self,
+        fetches: StartFetch,
+        ranges: StartRange,
+        works: RecentWork,
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._fetches = fetches
+        self._ranges = ranges
+        self._works = works
+        self._now = now
+
+    def refresh(self, access_token: str, days: Sequence[StaleDay], *, request_id: str) -> Work:
+        """Give the work that brings these days, which is begun where there is none.
+
+        The days are in order, one at least. Raises what starting a fetch or a range raises.
+        """
+        found = self._under_way(connection_id_of(access_token), days)
+        if found:
+            count("RefreshJoined")
+            return found
+        count("RefreshStarted")
+        span = Window(start_date=days[0].day, end_date=days[-1].day)
+        if span.days_between >= MAX_WINDOW_DAYS:
+            return self._range(access_token, span, request_id)
+        if not span.days_between:  # Cobalt refuses equal dates
+            span = in_days(span.start_date, 0, 2)
+        started = self._fetches.start(
+            access_token, FetchRequest(window=span), request_id=request_id, trigger="api"
+        )
+        return Work(started.job_execution_id, span, JOB_PAUSE_SECONDS)
+
+    def _range(self, access_token: str, span: Window, request_id: str) -> Work:
+        # No caller can send a key with a line break: they are of one line.
+        minute = self._now().replace(second=0, microsecond=0).isoformat()
+        found = self._ranges.start(
+            access_token,
+            RangeRequest(window=span),
+            request_id=request_id,
+            idempotency_key=f"refresh\n{span.start_date}/{span.end_date}\n{minute}",
+        )
+        return Work(found.plan.range_id, span, RANGE_PAUSE_SECONDS)
+
+    # ---------------------------------------------------------------------------- what is under way
+
+    def _under_way(self, connection_id: str, days: Sequence[StaleDay]) -> Work | None:
+        now = self._now()
+        recent = self._works.recent(connection_id, now - OPEN_FOR, now - RANGE_LIFE)
+        found = (
+            _of_range(each, days) if isinstance(each, FetchRange) else _of_job(each, days, now)
+            for each in recent
+        )
+        return next((each for each in found if each), None)
+
+
+def _of_job(job: Job, days: Sequence[StaleDay], now: datetime) -> Work | None:
+    if job.search_by != "date_range" or not _covers(job.window, days):
+        return None
+    assert job.window  # noqa: S101 - it covers the days
+    if job.state is JobState.ACCEPTED:
+        return Work(job.job_execution_id, job.window, JOB_PAUSE_SECONDS)
+    end = job.completion
+    if job.state is not JobState.COMPLETED or end is None or now - end.completed_at > LANDS_WITHIN:
+        return None
+    has_landed = any(day.fetched_by == job.job_execution_id for day in days)
+    if has_landed or not _is_newer(end.completed_at, days):
+        return None
+    return Work(job.job_execution_id, job.window, LANDING_PAUSE_SECONDS)
+
+
+def _of_range(found: FetchRange, days: Sequence[StaleDay]) -> Work | None:
+    """Take a range unless a day was seen after its acceptance: by a piece that has ended, maybe."""
+    plan = found.plan
+    brings = (
+        found.state is RangeState.ACCEPTED
+        and plan.request.search_by == "date_range"
+        and _covers(plan.request.window, days)
+        and _is_newer(plan.accepted_at, days)
+    )
+    return Work(plan.range_id, plan.request.window, RANGE_PAUSE_SECONDS) if brings else None
+
+
+def _covers(window: Window | None, days: Sequence[StaleDay]) -> bool:
+    return window is not None and (
+        window.start_date <= days[0].day and days[-1].day <= window.end_date
+    )
+
+
+def _is_newer(moment: datetime, days: Sequence[StaleDay]) -> bool:
+    return all(day.as_of is None or day.as_of < moment for day in days)
