@@ -245,12 +245,19 @@ def _rest_of(terminal: int) -> bytes:
     return shown
 
 
+def days_of(relay: Relay, connection_id: str) -> set[str]:
+    """The days of which something is known."""
+    keys = relay.object_keys(f"snapshots/connection={connection_id}/")
+    return {key.split("/")[2] for key in keys}
+
+
 def test_history_and_schedules_go_on_when_a_connection_is_replaced(
     cli: Cli, stack: Stack, relay: Relay, connection: str
 ) -> None:
     job = cli("fetch", connection, "--days", "2", "--json").json["job_execution_id"]
     started = cli("fetch", connection, "--days", "9", "--no-wait", "--json").json
     relay.settle()
+    eventually(lambda: len(days_of(relay, connection)) >= 2)
     new = connection_id_of(stack.access_tokens[HEIR])
 
     token = stack.access_tokens[HEIR]
@@ -267,6 +274,7 @@ def test_history_and_schedules_go_on_when_a_connection_is_replaced(
     row = relay.job(job)
     assert row
     assert row["connection_id"] == new
+    assert days_of(relay, new) >= days_of(relay, connection)
     shown = cli("jobs", "show", started["job_execution_id"], "--json").json
     assert (shown["connection_id"], len(shown["pieces"])) == (new, 2)
     listed = cli("connections", "list", "--json").json["connections"]

@@ -86,9 +86,23 @@ def test_bucket_is_closed_versioned_encrypted_and_expires(stack: Stack) -> None:
         "KMSMasterKeyID": stack.outputs["KeyArn"],
     }
     assert s3.get_bucket_logging(Bucket=stack.bucket)["LoggingEnabled"]["TargetPrefix"]
-    expiry, markers = s3.get_bucket_lifecycle_configuration(Bucket=stack.bucket)["Rules"]
-    assert (expiry["Expiration"]["Days"], expiry["Status"]) == (30, "Enabled")
-    assert expiry["NoncurrentVersionExpiration"]["NoncurrentDays"] == 1
+    rules = s3.get_bucket_lifecycle_configuration(Bucket=stack.bucket)["Rules"]
+    assert {each["Status"] for each in rules} == {"Enabled"}
+    *expiries, uploads, markers = rules
+    ends = {
+        each["Filter"]["Prefix"]: (
+            each["Expiration"]["Days"],
+            each["NoncurrentVersionExpiration"]["NoncurrentDays"],
+        )
+        for each in expiries
+    }
+    assert ends == {
+        "appointments/": (30, 1),
+        "webhooks/": (30, 1),
+        "changes/": (30, 1),
+        "snapshots/": (365, 15),
+    }
+    assert uploads["AbortIncompleteMultipartUpload"]["DaysAfterInitiation"] == 1
     assert markers["Expiration"]["ExpiredObjectDeleteMarker"] is True
 
 

@@ -39,6 +39,8 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.services.manage_connections import ManageConnections
 from cobalt_relay.services.standing import Standing
+from cobalt_relay.snapshots import SeenAppointment, Snapshot
+from tests.unit.fakes import FakeSnapshots
 
 OLD, NEW, THIRD = "token-old", "token-new", "token-third"
 OLD_ID, NEW_ID, THIRD_ID = map(connection_id_of, (OLD, NEW, THIRD))
@@ -231,9 +233,32 @@ def office() -> Office:
 
 
 @pytest.fixture
-def manage(office: Office) -> ManageConnections:
+def days() -> FakeSnapshots:
+    """A day of the connection that has a history."""
+    days = FakeSnapshots()
+    days.write(a_day(OLD_ID), None)
+    return days
+
+
+def a_day(owner: str, seen_at: datetime = BEFORE) -> Snapshot:
+    seen = SeenAppointment(id="appt_1", as_of=seen_at, fetched_by="job_1")
+    return Snapshot(
+        connection_id=owner,
+        day=WEEK.start_date,
+        as_of=seen_at,
+        fetched_by="job_1",
+        written_at=seen_at,
+        written_by="job_1",
+        previous_version="7",
+        appointment_count=1,
+        appointments=(seen,),
+    )
+
+
+@pytest.fixture
+def manage(office: Office, days: FakeSnapshots) -> ManageConnections:
     return ManageConnections(
-        office, JobsOf(office), RangesOf(office), office, office, now=lambda: NOW
+        office, JobsOf(office), RangesOf(office), days, office, office, now=lambda: NOW
     )
 
 
@@ -302,6 +327,31 @@ def test_history_goes_to_the_new_connection_when_it_takes_a_place(
     old = office.rows[OLD_ID]
     assert (old.state, old.replaced_by) == ("replaced", NEW_ID)
     assert office.tokens == {NEW_ID: NEW, THIRD_ID: THIRD}
+
+
+def test_days_are_the_new_connections_too_when_it_takes_a_place(
+    office: Office, manage: ManageConnections, days: FakeSnapshots
+) -> None:
+    office.rows[OLD_ID] = office.rows[OLD_ID].model_copy(update={"visit_statuses": {"X": "Gone"}})
+
+    new = manage.replace(OLD_ID, NEW)
+
+    found = days.read(NEW_ID, WEEK.start_date)
+    assert found is not None
+    assert found.snapshot == a_day(NEW_ID).model_copy(update={"previous_version": None})
+    assert new.visit_statuses == {"X": "Gone"}
+
+
+def test_day_stays_when_the_new_connection_has_seen_it_itself(
+    manage: ManageConnections, days: FakeSnapshots
+) -> None:
+    days.write(a_day(NEW_ID, NOW), None)
+
+    manage.replace(OLD_ID, NEW)
+
+    found = days.read(NEW_ID, WEEK.start_date)
+    assert found is not None
+    assert found.snapshot.as_of == NOW
 
 
 @pytest.mark.parametrize("call", ["put", "give", "hand_over", "forget_token"])

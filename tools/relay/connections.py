@@ -110,6 +110,7 @@ def _manager(deployment: Deployment) -> "ManageConnections":
         deployment.cobalt,
         deployment.jobs,
         deployment.ranges,
+        deployment.days,
         deployment.connections,
         deployment.secrets,
     )

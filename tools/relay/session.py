@@ -19,6 +19,7 @@ from cobalt_relay.adapters.jobs import Jobs
 from cobalt_relay.adapters.queue import FetchQueue
 from cobalt_relay.adapters.ranges import Ranges
 from cobalt_relay.adapters.secrets import Secrets
+from cobalt_relay.adapters.snapshots import Snapshots
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.errors import EnvironmentIncomplete
 from cobalt_relay.models import ClientCredentials
@@ -103,6 +104,11 @@ class Deployment:
     def ranges(self) -> Ranges:
         """Give the rows of ranges."""
         return Ranges(self.table, self.settings.retention)
+
+    @cached_property
+    def days(self) -> Snapshots:
+        """Give the days of the connections."""
+        return Snapshots(self.client("s3"), self.output("BucketName"))
 
     @cached_property
     def queue(self) -> FetchQueue:

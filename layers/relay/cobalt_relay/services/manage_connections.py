@@ -6,7 +6,7 @@ one. Each step may be repeated: what ended half-way is finished by doing it agai
 """
 
 from collections.abc import Callable
-from datetime import datetime, timedelta
+from datetime import date, datetime, timedelta
 
 from cobalt_relay.errors import (
     AnotherClinic,
@@ -19,6 +19,7 @@ from cobalt_relay.models import (
     ClinicSettings,
     Connection,
     ConnectionState,
+    Window,
     connection_id_of,
     utc_now,
 )
@@ -28,12 +29,14 @@ from cobalt_relay.services.ports import (
     CredentialStore,
     HistoryStore,
     RangeHistory,
+    SnapshotStore,
 )
 
 SETTINGS_LIFE = timedelta(days=1)
 """When the settings of a new connection are asked for again; the reconciler goes on from there."""
 _EVER = timedelta(days=3650)
 """Every open request is due to be looked at within that time."""
+_ALL_DAYS = Window(start_date=date.min, end_date=date.max)
 
 
 class ManageConnections:
@@ -44,6 +47,7 @@ class ManageConnections:
         cobalt: AskSettings,
         jobs: HistoryStore,
         ranges: RangeHistory,
+        days: SnapshotStore,
         connections: ConnectionOffice,
         secrets: CredentialStore,
         now: Callable[[], datetime] = utc_now,
@@ -51,6 +55,7 @@ class ManageConnections:
         self._cobalt = cobalt
         self._jobs = jobs
         self._ranges = ranges
+        self._days = days
         self._connections = connections
         self._secrets = secrets
         self._now = now
@@ -70,8 +75,9 @@ class ManageConnections:
     def replace(self, old_id: str, access_token: str, *, sure: bool = False) -> Connection:
         """Let the connection of a new token take an old one's place; give it.
 
-        The old one's jobs, ranges and open requests become the new one's, and its token is
-        forgotten. So both have to be of one clinic: their labels say that, or somebody is `sure`.
+        The old one's jobs, ranges and open requests become the new one's, its days are there under
+        either, and its token is forgotten. So both have to be of one clinic: their labels say that,
+        or somebody is `sure`.
         Raises `AnotherClinic`, `UnprovenClinic`, `ConnectionUnregistered`, `SameToken`, and
         `ConnectionMoved` where another one than this has taken the old one's place, or this one's
         own place was taken.
@@ -122,6 +128,7 @@ class ManageConnections:
             access_token_reference_id=settings.access_token_reference_id
             or (old.access_token_reference_id if old else None),
             time_zone=settings.time_zone or (old.time_zone if old else None),
+            visit_statuses=settings.visit_statuses or (old.visit_statuses if old else None),
             emr_name=old.emr_name if old else None,
             settings_read_at=now,
             last_success_at=old.last_success_at if old else None,
@@ -147,6 +154,12 @@ class ManageConnections:
                 self._jobs.give(request, new_id)
         for found in list(self._ranges.of_connection(old_id)):
             self._jobs.give(found, new_id)
+        for day, _ in self._days.stored(old_id, _ALL_DAYS):
+            stored = self._days.read(old_id, day)
+            if stored:
+                known = {"connection_id": new_id, "previous_version": None}
+                # One that is there is the new one's own, and newer.
+                self._days.write(stored.snapshot.model_copy(update=known), None)
 
 
 def _expect_one_clinic(label: str | None, old: Connection, *, sure: bool) -> None:
