@@ -198,7 +198,7 @@ OLDER_NAMES = {
 }
 """What older editions call a field (docs: Webhooks, Appointments)."""
 
-type Reader = Callable[[Any, Clinic], Any]
+Reader = Callable[[Any, Clinic], Any]
 
 
 def _text(given: object, _clinic: Clinic) -> str | None:
@@ -320,12 +320,10 @@ def _int(text: str) -> int | str:
 
 
 def _whole(value: Any) -> Any:  # noqa: ANN401 - whatever JSON gives
-    match value:
-        case str():
-            return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-        case list():
-            return [_whole(each) for each in value]
-        case dict():
-            return {_whole(name): _whole(each) for name, each in value.items()}
-        case _:
-            return value
+    if isinstance(value, str):
+        return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    if isinstance(value, list):
+        return [_whole(each) for each in value]
+    if isinstance(value, dict):
+        return {_whole(name): _whole(each) for name, each in value.items()}
+    return value

@@ -220,16 +220,12 @@ def _change(
     after: tuple[date, SeenAppointment] | None,
     known_days: set[date],
 ) -> Change | None:
-    if before is None and after is not None:
-        day, sight = after
-        if day not in known_days:
+    if before is None:
+        if after is None or after[0] not in known_days:
             return None
-        return Change(kind="created", id=name, day_after=day, after=sight)
-    if after is None and before is not None:
-        day, sight = before
-        return Change(kind="disappeared", id=name, day_before=day, before=sight)
-    assert before  # noqa: S101 - one of the two is there
-    assert after  # noqa: S101
+        return Change(kind="created", id=name, day_after=after[0], after=after[1])
+    if after is None:
+        return Change(kind="disappeared", id=name, day_before=before[0], before=before[1])
     fields = tuple(before[1].differences(after[1]))
     if not fields:
         return None
