@@ -24,7 +24,7 @@ from cobalt_relay.adapters.snapshots import Snapshots
 from cobalt_relay.adapters.table import Table
 from cobalt_relay.models import Connection, ConnectionState, connection_id_of, utc_now
 from cobalt_relay.services.announce import Announcer
-from cobalt_relay.services.detect_changes import DetectChanges
+from cobalt_relay.services.detect_changes import Clinics, DetectChanges
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.fetch_range import FetchRanges
 from cobalt_relay.services.gather_ranges import GatherRanges
@@ -205,13 +205,13 @@ class Lab:
         s3 = self._clients.results[aws.UNHURRIED]
         return DetectChanges(
             self._jobs(aws.UNHURRIED),
-            Registry(self._table(aws.UNHURRIED)),
+            Clinics(Registry(self._table(aws.UNHURRIED)), ZoneInfo("America/New_York")),
             Results(s3, self.site.bucket),
             Snapshots(s3, self.site.bucket),
             self._bus(aws.UNHURRIED),
-            ZoneInfo("America/New_York"),
             now=self.clock,
             sleep=self.clock.sleep,
+            each=map,  # one after the other: the calls are counted
         )
 
     def _cobalt(self) -> Cobalt:

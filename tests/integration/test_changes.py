@@ -41,6 +41,12 @@ def fetched(relay: Relay, *items: Item, clinic: str = "lakeside", **event: Any) 
     return job_id
 
 
+def known(relay: Relay, *items: Item, clinic: str = "lakeside") -> None:
+    """Let the days be seen so, before anything else is."""
+    job_id = fetched(relay, *items, clinic=clinic)
+    relay.invoke("DetectChanges", {"detail": {"job_execution_id": job_id}})
+
+
 def versions_of(stack: Stack, clinic: str, day: str) -> list[Snapshot]:
     """Every version of a day, the newest first, as each names the one before."""
     snapshots, connection = Snapshots(stack.aws.s3, stack.bucket), connection_of(stack, clinic)
@@ -94,7 +100,7 @@ def test_days_are_kept_and_announced_when_the_sandbox_delivers(
 def test_changes_are_told_by_id_and_kept_with_what_was_before(
     relay: Relay, events: EventLog
 ) -> None:
-    fetched(relay, at(DAY, "stays"), at(DAY, "moves"), at(DAY, "off"), at(NEXT_DAY, "gone"))
+    known(relay, at(DAY, "stays"), at(DAY, "moves"), at(DAY, "off"), at(NEXT_DAY, "gone"))
     job_id = fetched(
         relay,
         at(DAY, "stays", reason="Cough"),
@@ -122,7 +128,7 @@ def test_changes_are_told_by_id_and_kept_with_what_was_before(
 
 
 def test_oldest_edition_is_the_same_day(relay: Relay, events: EventLog) -> None:
-    fetched(relay, at(DAY, "a", patient_mrn="4711"), clinic="mesa")
+    known(relay, at(DAY, "a", patient_mrn="4711"), clinic="mesa")
     old = {"id": "a", "date_time": f"{DAY}T10:00:00-06:00", "status": "S", "mrn": "4711"}
     job_id = fetched(relay, old, at(DAY, "b"), clinic="mesa")
 
@@ -161,8 +167,7 @@ def test_days_converge_to_the_newest_when_results_come_at_once_and_in_no_order(
 
 
 def test_day_is_found_by_its_window_alone(relay: Relay, stack: Stack) -> None:
-    job_id = fetched(relay, at(DAY, "x"), clinic="lakeside")
-    relay.invoke("DetectChanges", {"detail": {"job_execution_id": job_id}})
+    known(relay, at(DAY, "x"))
     snapshots = Snapshots(stack.aws.s3, stack.bucket)
 
     def days(start: str, end: str) -> list[str]:

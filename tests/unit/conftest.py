@@ -21,7 +21,7 @@ from cobalt_relay import bootstrap
 from cobalt_relay.models import CobaltEvent, FetchWork, ListedEvent
 from cobalt_relay.observability import logger
 from cobalt_relay.services.announce import Announcer
-from cobalt_relay.services.detect_changes import DetectChanges
+from cobalt_relay.services.detect_changes import Clinics, DetectChanges
 from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.fetch_range import FetchRanges
 from cobalt_relay.services.freshen import Freshen
@@ -149,13 +149,13 @@ class World:
         )
         self.detect_changes = DetectChanges(
             self.jobs,
-            self.connections,
+            Clinics(self.connections, ZoneInfo("America/New_York")),
             self.results,
             self.snapshots,
             self.bus,
-            ZoneInfo("America/New_York"),
             now=self.clock,
             sleep=self.clock.sleep,
+            each=map,
         )
         self.plan_fetches = PlanFetches(
             self.fetch_appointments,

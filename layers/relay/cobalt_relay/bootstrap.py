@@ -178,18 +178,17 @@ def detect_changes() -> "DetectChanges":
     from cobalt_relay.adapters.connections import Registry
     from cobalt_relay.adapters.results import Results
     from cobalt_relay.adapters.snapshots import Snapshots
-    from cobalt_relay.services.detect_changes import DetectChanges
+    from cobalt_relay.services.detect_changes import Clinics, DetectChanges
     from cobalt_relay.settings import ZonedSettings
 
     own = ZonedSettings.from_environment()
     s3 = aws.s3(aws.UNHURRIED)
     return DetectChanges(
         _jobs(aws.UNHURRIED),
-        Registry(_table(aws.UNHURRIED)),
+        Clinics(Registry(_table(aws.UNHURRIED)), own.default_zone),
         Results(s3, own.bucket_name),
         Snapshots(s3, own.bucket_name),
         _bus(aws.UNHURRIED),
-        own.default_zone,
     )
 
 

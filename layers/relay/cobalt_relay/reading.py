@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from datetime import date, datetime, timedelta
 from functools import cached_property
 from hashlib import sha256
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlencode
 
 from cobalt_relay.errors import (
@@ -260,7 +260,7 @@ class Position(NamedTuple):
         try:
             padded = cursor + "=" * (-len(cursor) % 4)
             raw = base64.b64decode(padded, altchars=b"-_", validate=True)
-            version, asked, days, is_last, begins, name = json.loads(raw)
+            version, asked, days, is_last, begins, name = json.loads(raw, parse_constant=_no_number)
             day = _EPOCH + timedelta(days=days)
             place = (bool(is_last), float(begins), str(name))
         except (binascii.Error, ValueError, TypeError, OverflowError, RecursionError):
@@ -269,6 +269,10 @@ class Position(NamedTuple):
         if not is_of_it or not window.start_date <= day <= window.end_date:
             raise InvalidCursor
         return cls(day, place)
+
+
+def _no_number(_name: str) -> NoReturn:
+    raise ValueError
 
 
 class ToldDay(NamedTuple):

@@ -10,6 +10,7 @@ import random
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, tzinfo
 from typing import Any, NamedTuple, Self
 
@@ -47,8 +48,23 @@ WRITE_TRIES = 10
 """Of a day that other fetches keep writing; each of them lets one through."""
 CLOCK_SKEW = timedelta(seconds=10)
 """How far the clocks of two runs of ours may be apart."""
+DAYS_AT_ONCE = 8
+"""That are brought up to date side by side: a week waits for S3 as long as a day does."""
 PART_BYTES = 200_000
 """Of the ids in one event: EventBridge takes entries of 256 KB, all counted (docs: PutEvents)."""
+
+
+type Each = Callable[
+    [Callable[[Sight], tuple[Turn, int]], Iterable[Sight]], Iterable[tuple[Turn, int]]
+]
+
+
+def side_by_side(
+    work: Callable[[Sight], tuple[Turn, int]], sights: Iterable[Sight]
+) -> list[tuple[Turn, int]]:
+    """Do the work of all days, several at once; where one fails, the others are through before."""
+    with ThreadPoolExecutor(DAYS_AT_ONCE) as pool:
+        return list(pool.map(work, sights))
 
 
 class Notice(BaseModel):
@@ -73,20 +89,20 @@ class DetectChanges:
     def __init__(
         self,
         jobs: RowReader,
-        connections: ConnectionReader,
+        clinics: "Clinics",
         results: ResultReader,
         snapshots: SnapshotStore,
         bus: EventBus,
-        default_zone: tzinfo,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
+        each: "Each" = side_by_side,
     ) -> None:
+        self._each = each
         self._jobs = jobs
-        self._connections = connections
+        self._clinics = clinics
         self._results = results
         self._snapshots = snapshots
         self._bus = bus
-        self._default_zone = default_zone
         self._now = now
         self._sleep = sleep
 
@@ -133,7 +149,7 @@ class DetectChanges:
 
         What has no readable time counts to the first day that was asked for.
         """
-        clinic = self._clinic(fetch.connection_id)
+        clinic = self._clinics.of(fetch.connection_id)
         window = fetch.window
         by_id: dict[str, tuple[date, SeenAppointment]] = {}
         as_of, fetched_by = fetch.version
@@ -154,12 +170,6 @@ class DetectChanges:
             for day in sorted(days.keys() | whole)
         ]
 
-    def _clinic(self, connection_id: str) -> Clinic:
-        connection = self._connections.get(connection_id)
-        zone = zone_named(connection.time_zone) if connection and connection.time_zone else None
-        statuses = connection.visit_statuses if connection else None
-        return Clinic(zone, self._default_zone, statuses or {})
-
     # --------------------------------------------------------------------------- what becomes of it
 
     def _take_in(self, fetch: "_Fetch", sights: list[Sight]) -> list[Turn]:
@@ -168,24 +178,32 @@ class DetectChanges:
             return []
         span = Window(start_date=sights[0].day, end_date=sights[-1].day)
         stored = {each.day for each in self._snapshots.stored(fetch.connection_id, span)}
-        return [self._turn(fetch, each, is_new=each.day not in stored) for each in sights]
 
-    def _turn(self, fetch: "_Fetch", sight: Sight, *, is_new: bool) -> Turn:
-        """Bring a day up to date, on condition that it is still what was read."""
-        for _ in range(WRITE_TRIES):
+        def turn(sight: Sight) -> tuple[Turn, int]:
+            return self._turn(fetch, sight, is_new=sight.day not in stored)
+
+        turns = list(self._each(turn, sights))
+        count("DaysSeen", len(turns))
+        count("SnapshotConflict", sum(conflicts for _, conflicts in turns))
+        return [turn for turn, _ in turns]
+
+    def _turn(self, fetch: "_Fetch", sight: Sight, *, is_new: bool) -> tuple[Turn, int]:
+        """Bring a day up to date, on condition that it is still what was read.
+
+        Tells how often it was not.
+        """
+        for conflicts in range(WRITE_TRIES):
             stored = None if is_new else self._snapshots.read(fetch.connection_id, sight.day)
             former = stored.snapshot if stored else None
             done = self._done_before(fetch, former) if former else None
             if done:
-                return done
+                return done, conflicts
             before = Known.of(former)
             after = before.with_sight(sight)
-            if after == before:
-                return Turn(sight.day, before, after)
-            if self._snapshots.write(self._snapshot(fetch, sight.day, after, stored), stored):
-                count("SnapshotWritten")
-                return Turn(sight.day, before, after)
-            count("SnapshotConflict")
+            if after == before or self._snapshots.write(
+                self._snapshot(fetch, sight.day, after, stored), stored
+            ):
+                return Turn(sight.day, before, after), conflicts
             is_new = False
             self._sleep(random.uniform(0.02, 0.2))  # noqa: S311 - only to part rivals
         raise ResultsFault
@@ -250,6 +268,21 @@ class DetectChanges:
         )
         location = self._results.put_beside(place, json.dumps(document).encode())
         return location.model_copy(update={"version_id": None})
+
+
+class Clinics:
+    """Tells what is known of the clinic of a connection; the `default` zone is for all of them."""
+
+    def __init__(self, connections: ConnectionReader, default: tzinfo) -> None:
+        self._connections = connections
+        self._default = default
+
+    def of(self, connection_id: str) -> Clinic:
+        """Give what has to be known to read its appointments."""
+        connection = self._connections.get(connection_id)
+        zone = zone_named(connection.time_zone) if connection and connection.time_zone else None
+        statuses = connection.visit_statuses if connection else None
+        return Clinic(zone, self._default, statuses or {})
 
 
 class _Fetch(NamedTuple):
