@@ -17,6 +17,7 @@ DAYS_A_MONTH = 30
 PIECES = 2
 """Of the default schedule: today to +13 days."""
 
+DAYS_OF_A_PIECE = 7
 RESULT_MB = 0.15
 """Of one piece: 100 appointments of 1.5 KB."""
 KEPT_DAYS = 30
@@ -44,6 +45,13 @@ RANGE_INDEXED, PIECE_INDEXED = 5, 7
 """Writes of indexes: into `due` and `by_connection`, from one place in `due` to another (two), out
 of it; a piece has a request that goes in and out besides."""
 PIECE_READS, WEBHOOK_READS, PUT_OFF_READS = 9, 5, 12
+DETECT_READS, DETECT_PUTS, DETECT_GETS = 2, 9, 8
+"""Of a piece's seven days: job and connection; seven days, what changed in them and a list; the
+result and the days as they were."""
+DETECT_SECONDS = 0.3
+"""Several calls of S3 one after the other, days side by side."""
+VERSION_DAYS, SNAPSHOT_DAYS = 15, 365
+"""For which the former versions of a day are kept, and the day itself."""
 LOG_LINES, LOG_LINE_BYTES = 8, 500
 
 
@@ -76,13 +84,15 @@ def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
     seconds = {
         "webhook": pieces * 0.15 * 1.0,
         "run_fetches": (pieces * COBALT_SECONDS + put_offs * 0.05 + too_early * 0.02) * 0.5,
+        "detect_changes": pieces * DETECT_SECONDS * 1.0,
         "plan_fetches": fetches * 0.0004 * 0.5,
         "reconcile": minutes * 0.3 * 1.0,
     }
-    requests = pieces + runs + DAYS_A_MONTH + minutes
+    requests = 2 * pieces + runs + DAYS_A_MONTH + minutes
     rows = pieces * (PIECE_ROWS + WEBHOOK_ROWS) + fetches * RANGE_ROWS + put_offs * PUT_OFF_ROWS
     writes = UNITS_A_ROW * rows + pieces * PIECE_INDEXED + fetches * RANGE_INDEXED
     reads = float(pieces * (PIECE_READS + WEBHOOK_READS) + fetches)
+    reads += pieces * DETECT_READS
     reads += put_offs * PUT_OFF_READS + minutes * 4
     queue = pieces / 10 + put_offs + too_early + 2 * runs + _polls(minutes)
     lines = {
@@ -92,9 +102,10 @@ def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
         + reads / 1e6 * PRICES["dynamodb_million_reads"],
         "SQS": queue / 1e6 * PRICES["sqs_million_requests"],
         "API Gateway": pieces / 1e6 * PRICES["api_million_requests"],
-        "S3": pieces / 1e3 * PRICES["s3_thousand_puts"]
-        + fetches / DAYS_A_MONTH * PIECES * KEPT_DAYS * RESULT_MB / 1024 * PRICES["s3_gb_month"],
-        "EventBridge": (pieces + fetches) / 1e6 * PRICES["eventbridge_million_events"]
+        "S3": pieces * (1 + DETECT_PUTS) / 1e3 * PRICES["s3_thousand_puts"]
+        + pieces * DETECT_GETS / 1e3 * PRICES["s3_thousand_gets"]
+        + connections * _kept_mb() / 1024 * PRICES["s3_gb_month"],
+        "EventBridge": (2 * pieces + fetches) / 1e6 * PRICES["eventbridge_million_events"]
         + minutes / 1e6 * PRICES["scheduler_million_invocations"],
         "logs": pieces * LOG_LINES * LOG_LINE_BYTES / 1e9 * PRICES["logs_gb"],
         "KMS": PRICES["kms_key_month"]
@@ -130,6 +141,13 @@ def table() -> Table:
     shown.add_row("total", *(f"{each.total:,.2f}" for each in found), style="bold")
     shown.add_row("a connection", *(f"{each.per_connection:,.4f}" for each in found))
     return shown
+
+
+def _kept_mb() -> float:
+    """Give what is kept of a connection: results, its days to come in versions, and those past."""
+    day_mb = RESULT_MB / DAYS_OF_A_PIECE
+    days = PIECES * DAYS_OF_A_PIECE * VERSION_DAYS + SNAPSHOT_DAYS
+    return PIECES * KEPT_DAYS * RESULT_MB + days * day_mb
 
 
 def _batch(connections: int) -> float:

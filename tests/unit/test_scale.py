@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from bench.planning import planned
 from cobalt_relay.adapters.table import Put
 from functions.run_fetches.handler import lambda_handler as run_fetches
 from tests.unit.conftest import LambdaContextStub, World, queue_event
+from tests.unit.test_detect_changes import MONDAY, at, detect, fetch, seen
 from tests.unit.test_run_fetches import TOKEN, a_work
 
 MEBI = 1024 * 1024
@@ -99,6 +101,26 @@ def test_calls_of_a_put_off_are_those_that_the_costs_are_made_of(
         "writes": cost.PUT_OFF_ROWS,
         "puts": 3,
     }
+
+
+def test_calls_of_changes_are_those_that_the_costs_are_made_of(
+    world: World, counted: Counter[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of seven days that were seen before, with something new on one of them."""
+    days = [MONDAY + timedelta(days=number) for number in range(cost.DAYS_OF_A_PIECE)]
+    seen(world, *(at(day, name=f"of {day}") for day in days))
+    job_id = fetch(world, at(MONDAY, name="new"))
+    calls = Counter[str]()
+    for part in (world.snapshots, world.results, world.bus):
+        monkeypatch.setattr(part, "meet", lambda call: calls.update([call]))
+    counted.clear()
+
+    detect(world, job_id)
+
+    assert (counted["reads"], counted["writes"]) == (cost.DETECT_READS, 0)
+    assert calls["read"] == cost.DETECT_GETS
+    assert calls["stored"] + calls["write"] + calls["put_beside"] == cost.DETECT_PUTS
+    assert calls["publish"] == 1
 
 
 def test_spread_costs_messages_beyond_what_sqs_can_wait_for() -> None:
