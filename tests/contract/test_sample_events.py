@@ -8,15 +8,16 @@ from typing import Any
 
 import pytest
 
-from cobalt_relay.errors import InvalidScheduleInput
+from cobalt_relay.errors import InvalidScheduleInput, MalformedNotice
 from cobalt_relay.models import ClientCredentials
+from functions.detect_changes.handler import lambda_handler as detect_changes
 from functions.fetch_appointments.handler import lambda_handler as fetch_appointments
 from functions.plan_fetches.handler import lambda_handler as plan_fetches
 from functions.read_appointments.handler import lambda_handler as read_appointments
 from functions.receive_webhook.handler import lambda_handler as receive_webhook
 from functions.run_fetches.handler import lambda_handler as run_fetches
-from tests.unit.conftest import LambdaContextStub, World
-from tests.unit.fakes import live_keys
+from tests.unit.conftest import LambdaContextStub, World, sign
+from tests.unit.fakes import live_keys, validate_event
 from tools.sign_sample import SAMPLE_KEY, signed_anew
 
 EVENTS = Path(__file__).parents[2] / "events"
@@ -74,6 +75,7 @@ SCHEDULES = {
     *("schedule-invalid", "schedule-one-connection"),
 }
 QUEUE = {"queue-one-malformed", "queue-piece"}
+BUS = {"bus-appointments-fetched", "bus-malformed"}
 
 
 def sample(name: str) -> Any:
@@ -93,7 +95,7 @@ def configured(world: World) -> World:
 def test_every_file_has_a_test() -> None:
     files = {path.stem for path in EVENTS.glob("*.json")}
 
-    assert files == set(STATUS_OF) | SCHEDULES | QUEUE
+    assert files == set(STATUS_OF) | SCHEDULES | QUEUE | BUS
 
 
 @pytest.mark.parametrize("name", STATUS_OF)
@@ -111,6 +113,27 @@ def test_sample_is_answered_as_its_name_says(configured: World, name: str) -> No
     is_range = name.startswith("api-range")
     assert len(configured.cobalt.calls) == int(STATUS_OF[name] == 202 and not is_range)
     assert bool(configured.queue.sent) == (STATUS_OF[name] == 202 and is_range)
+
+
+def test_changes_are_told_when_the_sample_of_the_bus_comes(configured: World) -> None:
+    event = sample("bus-appointments-fetched")
+    validate_event(event["detail-type"], event["detail"])
+    fetch_appointments(sample("api-fetch-accepted"), LambdaContextStub())
+    items = [{"id": "appt_1", "datetime": "2023-12-01T10:00:00-05:00"}]
+    counted = {"success": True, "appointment_count": 1, "appointments": items}
+    body = configured.result("job_1", {**counted, **event["detail"]["window"]})
+    configured.receive_webhook.receive(body, sign(body, SAMPLE_KEY.encode()))
+
+    detect_changes(event, LambdaContextStub())
+
+    [(_, told)] = configured.bus.events[1:]
+    assert told["baseline_days"][0] == "2023-12-01"
+    assert (told["job_execution_id"], told["created_count"]) == ("job_1", 0)
+
+
+def test_sample_of_the_bus_is_refused_when_it_tells_of_no_job(configured: World) -> None:
+    with pytest.raises(MalformedNotice):
+        detect_changes(sample("bus-malformed"), LambdaContextStub())
 
 
 def test_sample_that_waits_is_answered_when_its_time_is_over(configured: World) -> None:

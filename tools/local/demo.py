@@ -22,7 +22,7 @@ from rich.table import Table
 from tools.local import logs, processes
 from tools.local import stack as stacks
 from tools.local.errors import LocalError
-from tools.local.eventlog import Event, EventLog
+from tools.local.eventlog import CHANGED, Event, EventLog
 from tools.local.paths import DEMO
 from tools.local.stack import Stack
 from tools.local.up import Ports, bring_up, curl
@@ -108,6 +108,7 @@ class Story:
         row = self.job_row(job)
         self.result(row)
         self.event(row)
+        self.days(row)
         self.lost()
         self.schedule()
         self.errors()
@@ -202,6 +203,37 @@ class Story:
             "the event names another object than the job.",
         )
 
+    def days(self, row: Json) -> None:
+        """Read the clinic's days by one GET, in each form, and the event that tells what is new."""
+        self.chapter("The clinic's days: what changed as an event, the newest state as one GET")
+        job, window = str(row["job_execution_id"]), row["window"]
+        (event, *_) = self.wait("for what changed", lambda: self.events.changes_of(job))
+        detail = event["detail"]
+        read = self.read(window, "application/json")
+        answer = read.json()
+        lines = self.read(window, "application/x-ndjson").text.splitlines()
+        bundle = self.read(window, "application/fhir+json").json()
+        unchanged = self.read(window, "application/json", read.headers["ETag"])
+        self.facts(
+            {
+                "event": f"{event['detail-type']}, the first sight of "
+                f"{len(detail['baseline_days'])} days",
+                "details": detail["details"]["key"],
+                "GET": read.url,
+                "JSON": f"{len(answer['appointments'])} appointments of {len(answer['days'])} "
+                f"days, as of {answer['days'][0]['as_of']}",
+                "NDJSON": f"{len(lines)} lines",
+                "FHIR": f"{bundle['resourceType']} of {len(bundle['entry'])} "
+                f"{bundle['entry'][0]['resource']['resourceType']}s",
+                "asked again": f"HTTP {unchanged.status_code}, nothing new since",
+            }
+        )
+        count = row["completion"]["appointment_count"]
+        expect(len(answer["appointments"]) == count, "the days do not hold what was fetched.")
+        expect(not answer["days_never_fetched"], "a day of the window was not fetched.")
+        told = len(lines), len(bundle["entry"]), unchanged.status_code
+        expect(told == (count, count, 304), "the forms do not tell the same.")
+
     def lost(self) -> None:
         """Lose a webhook, and let the reconciler find its result."""
         self.chapter("A webhook that never comes: the reconciler asks for the result")
@@ -237,6 +269,10 @@ class Story:
         scheduler = self.stack.aws.scheduler
         own = scheduler.get_schedule(Name=self.stack.outputs["ScheduleName"])["Target"]
         known = {event["id"] for event in self.events.all()}
+
+        def is_new(event: Event) -> bool:
+            return event["id"] not in known and event["detail-type"] != CHANGED
+
         plan = json.dumps(json.loads(own["Input"]) | AT_ONCE)
         at = datetime.now(UTC) + SCHEDULE_AHEAD
         name = f"demo-{uuid.uuid4().hex[:12]}"
@@ -256,7 +292,7 @@ class Story:
         )
         event = self.wait(
             "for the scheduled fetch",
-            lambda: next((each for each in self.events.all() if each["id"] not in known), None),
+            lambda: next((each for each in self.events.all() if is_new(each)), None),
         )
         self.show_event(event)
         detail = event["detail"]
@@ -388,6 +424,18 @@ class Story:
             body = None
         expect(isinstance(body, dict), f"the answer ({code}) is not a JSON object: {text[:200]}")
         return code, body
+
+    def read(self, window: Json, form: str, etag: str = "") -> requests.Response:
+        """Read the appointments of a window's days in a form."""
+        headers = self.stack.headers(CLINIC) | {"Accept": form}
+        answer = requests.get(
+            f"{self.stack.api_url}/appointments",
+            params={name: str(day) for name, day in window.items()},
+            headers=headers | ({"If-None-Match": etag} if etag else {}),
+            timeout=RESULT_SECONDS,
+        )
+        expect(answer.status_code in {200, 304}, f"the answer is {answer.status_code}.")
+        return answer
 
     def ended(self, job: str) -> Json | None:
         """Give the row of a job that has ended."""
