@@ -45,6 +45,7 @@ from tools.local.paths import ROOT
 from tools.relay import doctor, fetch, output, rows, schedules
 from tools.relay.app import app, explained, run
 from tools.relay.doctor import Patient
+from tools.relay.events import counted
 from tools.relay.faults import NotFound, RelayCommandError, Unreachable, WrongUsage
 from tools.relay.fetch import Asked, Wanted
 from tools.relay.output import Output
@@ -927,3 +928,20 @@ def test_connection_fails_when_cobalt_refused_its_token_last(
     patient = Patient(found_in(ROW.model_copy(update=failure)), days=1)
 
     assert [status for status, _ in found(patient.connections)] == statuses
+
+
+# -------------------------------------------------------------------------------------------- events
+
+
+@pytest.mark.parametrize(
+    ("detail", "told"),
+    [
+        ({"appointment_count": 0}, "0 appointments"),
+        ({"created_count": 2, "changed_count": 0, "cancelled_count": 1}, "2 created, 1 cancelled"),
+        ({"disappeared_count": 1, "baseline_days": ["2025-01-01"]}, "1 disappeared, 1 new days"),
+        ({"created_count": 0, "baseline_days": []}, ""),
+        ({}, ""),
+    ],
+)
+def test_event_says_how_many_appointments_it_is_about(detail: dict[str, Any], told: str) -> None:
+    assert counted(detail) == told

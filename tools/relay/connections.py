@@ -146,6 +146,7 @@ def _tell(output: Output, row: Connection) -> None:
             ("label", row.access_token_reference_id),
             ("EMR", row.emr_name),
             ("time zone", row.time_zone),
+            ("status codes", len(row.visit_statuses) if row.visit_statuses else None),
             ("registered", moment(row.registered_at)),
             ("settings read", moment(row.settings_read_at)),
             ("last success", ago(row.last_success_at, now)),

@@ -16,6 +16,7 @@ from typing import Any
 import typer
 from botocore.exceptions import BotoCoreError, ClientError
 
+from cobalt_relay.snapshots import KINDS
 from tools.local import processes
 from tools.relay import rows
 from tools.relay.faults import Interrupted
@@ -63,17 +64,26 @@ def _tell(output: Output, event: dict[str, Any]) -> None:
     detail = event.get("detail") or {}
     window = detail.get("window") or {}
     days = f"{window['start_date']} to {window['end_date']}" if window else ""
-    counted = detail.get("appointment_count")
     said = [
         _clock(str(event.get("time", ""))),
         event.get("detail-type"),
         detail.get("job_execution_id"),
         detail.get("access_token_reference_id") or detail.get("connection_id"),
         days,
-        detail.get("error_code") or (f"{counted} appointments" if counted is not None else ""),
+        detail.get("error_code") or counted(detail),
     ]
     output.say("  ".join(plain(each) for each in said if each))
     output.out.file.flush()
+
+
+def counted(detail: dict[str, Any]) -> str:
+    """Say how many appointments it is about, or how many of them are new, other or gone."""
+    if detail.get("appointment_count") is not None:
+        return f"{detail['appointment_count']} appointments"
+    counts = [(detail.get(f"{kind}_count"), kind) for kind in KINDS]
+    told = [f"{number} {kind}" for number, kind in counts if number]
+    told += [f"{len(days)} new days" for days in (detail.get("baseline_days"),) if days]
+    return ", ".join(told)
 
 
 def _clock(text: str) -> str:
