@@ -18,6 +18,8 @@ endif
 UP := $(wildcard .local/up)
 NOTHING_IS_UP = { echo "No stack is running. Start one with make up." >&2; exit 1; }
 BIN := .venv/bin
+# For programs that import what is deployed; pytest finds it by itself.
+OURS := PYTHONPATH=layers/relay $(BIN)/python
 LOCAL := $(BIN)/python -m tools.local
 REDRIVE = $(BIN)/relay $(if $(STACK),--stack '$(STACK)',--local) redrive $(if $(DRY),--dry-run)
 COMPILE := $(BIN)/uv pip compile --quiet --no-config --no-header --universal --python-version 3.13 --generate-hashes \
@@ -54,14 +56,14 @@ test: check ## The checks, then every test, with coverage
 	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
 
 bench: environment ## Figures beside their rivals of the same run: a fleet's morning, a month's cost
-	@PYTHONPATH=layers/relay $(BIN)/python -m bench
+	@$(OURS) -m bench
 
 soak: environment ## All crash cases; 1,000 fetches while much goes wrong, compared; N=300
 	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
-	@$(BIN)/python -m tests.soak $(if $(N),--fetches $(N))
+	@$(OURS) -m tests.soak $(if $(N),--fetches $(N))
 
 fuzz: environment ## Thousands of made-up calls, held against docs/openapi.yaml; N=1000 per route
-	@$(BIN)/python -m tests.fuzz $(if $(N),--cases $(N))
+	@$(OURS) -m tests.fuzz $(if $(N),--cases $(N))
 
 check: environment ## Format, lint, types, template; changes nothing
 	@$(LOCAL) check

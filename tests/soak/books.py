@@ -29,6 +29,8 @@ NOT_STARTED = (429, 503)
 UNCLAIMED = frozenset({"connection", "window", "time"})
 """What an event about a result may lack that overtook its 202."""
 ROUNDING_SECONDS = 0.002
+SAME_SECONDS = 1.0
+"""Cobalt's times are whole seconds."""
 DELIVERABLE_BYTES = 6 * 1024 * 1024
 """What a synchronous Lambda invocation takes."""
 
@@ -38,6 +40,21 @@ class Digest(NamedTuple):
 
     sha256: str
     length: int
+
+
+class Brought(NamedTuple):
+    """What a result says of days that it has as a whole: when Cobalt made it, the ids of each."""
+
+    connection: str
+    seen_at: float
+    days: Mapping[str, frozenset[str]]
+
+
+class Day(NamedTuple):
+    """A clinic's day as the relay keeps it."""
+
+    fetched_by: str | None
+    ids: frozenset[str]
 
 
 @dataclass(frozen=True)
@@ -77,6 +94,12 @@ class Books:
     events: Sequence[Json]
     late: Mapping[str, str] = field(default_factory=dict)
     """Results that the sandbox had only after their job expired: the event, by job."""
+    brought: Mapping[str, Brought] = field(default_factory=dict)
+    """By job, of those that asked for everything and got it."""
+    days: Mapping[str, Day] = field(default_factory=dict)
+    """By connection and day, with a blank between."""
+    changes: Sequence[Json] = ()
+    """The events about what a fetch changed."""
     dead_letters: int = 0
     """What the queues for failures got."""
 
@@ -84,7 +107,40 @@ class Books:
 def differences(books: Books) -> list[str]:
     """Compare the books; give a sentence for everything that does not hold."""
     checks = (_answers, _jobs, _times, _results, _requests, _calls, _due, _events, _dead_letters)
-    return [complaint for check in checks for complaint in check(books)]
+    found = [complaint for check in checks for complaint in check(books)]
+    return [*found, *behind(books.brought, books.days), *_changes(books)]
+
+
+def behind(brought: Mapping[str, Brought], days: Mapping[str, Day]) -> Iterator[str]:
+    """Every day is as its newest result has it, whichever order they came in."""
+    newest: dict[str, Brought] = {}
+    for result in brought.values():
+        for name in (f"{result.connection} {day}" for day in result.days):
+            if name not in newest or newest[name].seen_at < result.seen_at:
+                newest[name] = result
+    for name, result in newest.items():
+        kept, day = days.get(name), name.split()[1]
+        source = brought.get(kept.fetched_by or "") if kept else None
+        if kept is None or source is None:
+            yield f"{name}: fetched, but not kept as a whole."
+        elif source.seen_at < result.seen_at - SAME_SECONDS:
+            yield f"{name}: kept as job {kept.fetched_by} had it, which is older."
+        elif missing := source.days[day] - kept.ids:
+            yield f"{name}: {len(missing)} appointment(s) are missing."
+
+
+def _changes(books: Books) -> Iterator[str]:
+    """What a fetch changed is told under one id for each part, and of fetches that succeeded."""
+    completed = {row["job_execution_id"] for row in books.jobs if row["state"] == "COMPLETED"}
+    ids: dict[tuple[str, int], set[str]] = defaultdict(set)
+    for event in books.changes:
+        detail = event["detail"]
+        ids[detail["job_execution_id"], detail["part"]].add(detail["event_id"])
+    for (job_id, part), found in ids.items():
+        if job_id not in completed:
+            yield f"job {job_id}: its changes are told, but it did not succeed."
+        if len(found) > 1:
+            yield f"job {job_id}: part {part} of its changes has {len(found)} event ids."
 
 
 # ----------------------------------------------------------------------------------------- one by one
@@ -249,8 +305,13 @@ def _calls(books: Books) -> Iterator[str]:
 
 
 def _due(books: Books) -> Iterator[str]:
-    """Nothing waits for another look but what has expired, and may still get a late result."""
+    """Nothing waits for another look but what has expired, and may still get a late result.
+
+    And connections: their settings are asked for ever and again.
+    """
     for row in books.due:
+        if row["pk"].startswith("CONNECTION#"):
+            continue
         if row.get("state") != "EXPIRED" or row.get("notification") == "open":
             yield f"{row['pk']}: still due, in state {row.get('state')}."
 

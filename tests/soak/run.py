@@ -1,12 +1,13 @@
 """A soak: many fetches at once while much goes wrong, then time passes, then the books are read."""
 
 import hashlib
+import json
 import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 import boto3
@@ -16,10 +17,10 @@ from botocore.config import Config
 from botocore.exceptions import ClientError
 
 from tests.integration.support import Relay, eventually
-from tests.soak.books import UNANSWERED, Answer, Books, Digest, Json
+from tests.soak.books import UNANSWERED, Answer, Books, Brought, Day, Digest, Json, behind
 from tests.soak.plan import CLINICS, FIRST_MONDAY, Order, Scale, orders
 from tools.local.aws import CREDENTIALS, REGION
-from tools.local.eventlog import EventLog
+from tools.local.eventlog import CHANGED, EventLog
 from tools.local.stack import Stack
 
 if TYPE_CHECKING:
@@ -301,16 +302,18 @@ class Soak:
         with ThreadPoolExecutor(READERS) as readers:
             event_ids = [event for job in jobs if (event := self._event_of(job))]
             sent = dict(zip(event_ids, readers.map(self._sent, event_ids), strict=True))
-            stored = dict(
-                zip(
-                    (row["job_execution_id"] for row in job_rows),
-                    readers.map(self._stored, job_rows),
-                    strict=True,
-                )
-            )
+            ids = [row["job_execution_id"] for row in job_rows]
+            bodies = dict(zip(ids, readers.map(self._stored, job_rows), strict=True))
+        stored = {job: _digest(body) for job, body in bodies.items() if body is not None}
+        brought = {
+            row["job_execution_id"]: found
+            for row in job_rows
+            if (found := _brought(row, bodies[row["job_execution_id"]]))
+        }
         wanted = sum(row["state"] in ("COMPLETED", "FAILED", "EXPIRED") for row in job_rows)
         with suppress(AssertionError):  # then the comparison says what is missing
             eventually(lambda: len(self._events()) >= wanted, EVENTS_SECONDS)
+            eventually(lambda: not list(behind(brought, self._days())), EVENTS_SECONDS)
         return Books(
             answers=answers,
             sandbox_jobs=jobs,
@@ -324,7 +327,10 @@ class Soak:
             sent={event: digest for event, digest in sent.items() if digest},
             requests=[row for row in rows if row["pk"].startswith("REQUEST#")],
             jobs=job_rows,
-            stored={job: digest for job, digest in stored.items() if digest},
+            stored=stored,
+            brought=brought,
+            days=self._days(),
+            changes=self._events(changes=True),
             due=self._due(),
             events=self._events(),
             late=self._late,
@@ -341,7 +347,17 @@ class Soak:
         except requests.HTTPError:
             return None
 
-    def _stored(self, row: Json) -> Digest | None:
+    def _days(self) -> dict[str, Day]:
+        """Read what is kept of the clinics' days."""
+        found = {}
+        for connection in self._connections.values():
+            for key in self._relay.object_keys(f"snapshots/connection={connection}/"):
+                head, *items = map(json.loads, self._relay.object(key).splitlines())
+                ids = frozenset(item["id"] for item in items)
+                found[f"{connection} {head['day']}"] = Day(head["fetched_by"], ids)
+        return found
+
+    def _stored(self, row: Json) -> bytes | None:
         place: Mapping[str, str] | None = row.get("completion", {}).get("result")
         if place is None:
             return None
@@ -350,17 +366,22 @@ class Soak:
             answer = self.stack.aws.s3.get_object(Bucket=place["bucket"], Key=place["key"], **exact)
         except ClientError:
             return None
-        return _digest(answer["Body"].read())
+        body: bytes = answer["Body"].read()
+        return body
 
     def _jobs_of_sandbox(self) -> list[Json]:
         return [job for job in self.stack.sandbox.jobs() if job["id"] not in self._known_jobs]
 
-    def _events(self) -> list[Json]:
-        """Give what was announced since the beginning, but for what others had begun."""
+    def _events(self, *, changes: bool = False) -> list[Json]:
+        """Give what was announced since the beginning, but for what others had begun.
+
+        Either the ends of fetches, or what these changed.
+        """
         return [
             event
             for event in self.log.all()[self._known_events :]
-            if f"JOB#{event['detail'].get('job_execution_id')}" not in self._known_rows
+            if (event["detail-type"] == CHANGED) is changes
+            and f"JOB#{event['detail'].get('job_execution_id')}" not in self._known_rows
             and f"REQUEST#{event['detail'].get('request_id')}" not in self._known_rows
         ]
 
@@ -401,6 +422,31 @@ def _connection_id_of(access_token: str) -> str:
 def _plain(items: Iterable[Mapping[str, Any]]) -> list[Json]:
     plain = TypeDeserializer()
     return [{name: plain.deserialize(value) for name, value in item.items()} for item in items]
+
+
+def _brought(row: Json, body: bytes | None) -> Brought | None:
+    """Read what a result says, if it is of all appointments of its days and lists them all."""
+    if row["state"] != "COMPLETED" or row.get("search_by") != "date_range" or body is None:
+        return None
+    event, end = json.loads(body), row["completion"]["completed_at"]
+    data = event["data"]
+    if data["appointment_count"] != len(data["appointments"]):
+        return None
+    first, last = (date.fromisoformat(row["window"][each]) for each in ("start_date", "end_date"))
+    days: dict[str, set[str]] = {
+        str(first + timedelta(days=number)): set() for number in range((last - first).days + 1)
+    }
+    for item in data["appointments"]:
+        moment = item.get("datetime") or item["date_time"]
+        if moment[:10] in days:
+            days[moment[:10]].add(str(item["id"]))
+    made, done = (datetime.fromisoformat(each).timestamp() for each in (_made(event, end), end))
+    ids = {day: frozenset(found) for day, found in days.items()}
+    return Brought(row["connection_id"], min(made, done), ids)
+
+
+def _made(event: Json, otherwise: str) -> str:
+    return str(event.get("timestamp") or event.get("created") or otherwise)
 
 
 def _digest(body: bytes) -> Digest:

@@ -7,7 +7,18 @@ from decimal import Decimal
 
 import pytest
 
-from tests.soak.books import Answer, Books, Digest, Json, differences, numbers, unshown
+from tests.soak.books import (
+    Answer,
+    Books,
+    Brought,
+    Day,
+    Digest,
+    Json,
+    behind,
+    differences,
+    numbers,
+    unshown,
+)
 
 CONNECTION = "conn_1"
 DAYS = [(f"2025-01-{day:02d}", f"2025-01-{day + 1:02d}") for day in range(1, 29)]
@@ -361,3 +372,42 @@ def test_what_a_run_did_not_show_is_named_when_it_was_too_kind(books: Books) -> 
         "no fetch joined another",
         "no result was larger than a webhook can be",
     ]
+
+
+# ---------------------------------------------------------------------------------------------- days
+
+DAY = "2025-01-06"
+NEWER = Brought(CONNECTION, 20.0, {DAY: frozenset({"a", "b"})})
+OLDER = Brought(CONNECTION, 10.0, {DAY: frozenset({"a"})})
+BROUGHT = {"job_old": OLDER, "job_new": NEWER}
+
+
+@pytest.mark.parametrize(
+    ("kept", "complaint"),
+    [
+        (Day("job_new", frozenset({"a", "b", "of a search"})), ""),
+        (Day("job_old", frozenset({"a"})), "older"),
+        (Day("job_new", frozenset({"a"})), "1 appointment(s) are missing"),
+        (Day(None, frozenset({"a", "b"})), "not kept as a whole"),
+        (None, "not kept as a whole"),
+    ],
+)
+def test_day_is_complained_of_when_it_is_not_the_newest(kept: Day | None, complaint: str) -> None:
+    days = {f"{CONNECTION} {DAY}": kept} if kept else {}
+
+    found = " ".join(behind(BROUGHT, days))
+
+    assert complaint in found
+    assert bool(found) is bool(complaint)
+
+
+def test_changes_are_complained_of_when_they_have_two_ids_or_no_success(books: Books) -> None:
+    def changed(job_id: str, event_id: str) -> Json:
+        return {"detail": {"job_execution_id": job_id, "part": 1, "event_id": event_id}}
+
+    told = [changed("job_0", "1"), changed("job_0", "2"), changed("job_1", "3")]
+    found = differences(replace(books, changes=told))
+
+    assert len(found) == 2
+    assert "2 event ids" in found[0] + found[1]
+    assert "did not succeed" in found[0] + found[1]

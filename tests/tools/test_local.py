@@ -2,6 +2,7 @@
 
 import re
 import stat
+import subprocess
 from datetime import date
 from pathlib import Path
 
@@ -128,3 +129,30 @@ def test_layer_is_locked_to_the_versions_that_tests_run_on() -> None:
 
     assert layer
     assert layer <= pins("requirements/dev.txt")
+
+
+# ------------------------------------------------------------------------------------------ Makefile
+
+
+@pytest.mark.parametrize("target", ["soak", "fuzz", "bench"])
+def test_program_of_a_target_starts(target: str) -> None:
+    """With all that it imports; pytest finds more than the target's own line does."""
+    told = subprocess.run(
+        ["/usr/bin/env", "make", "--dry-run", target],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    [line] = [each for each in told.stdout.splitlines() if re.search(r" -m (tests|bench)", each)]
+
+    shown = subprocess.run(
+        ["/bin/sh", "-c", f"{line.strip()} --help"],
+        cwd=ROOT,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+
+    assert shown.returncode == 0, shown.stderr
+    assert shown.stdout.startswith("usage:")
