@@ -115,17 +115,7 @@ class Flows:
     def fetch_that_cobalt_refuses(self) -> Outcome:
         stranger = f"stranger-{uuid.uuid4()}"
         headers = self.stack.headers("riverside") | {"access_token": stranger}
-        answer = self.relay.fetch(self.window(), headers=headers)
-        connection_id = connection_id_of(stranger)
-        request = f"REQUEST#{answer.headers['x-request-id']}"
-        outcome: Outcome = {
-            "answer": answer.status_code,
-            "request": (self.relay.item(request) or {}).get("state"),
-            "token_kept": self._has_token(connection_id),
-        }
-        self.relay.forget(request)
-        self._forget_connection(connection_id)
-        return outcome
+        return self._refused(stranger, self.relay.fetch(self.window(), headers=headers))
 
     # ---------------------------------------------------------------------------- read_appointments
 
@@ -178,18 +168,10 @@ class Flows:
 
     @gives(answer=401, request="FAILED", token_kept=False)
     def refresh_that_cobalt_refuses(self) -> Outcome:
-        headers = {"access_token": f"stranger-{uuid.uuid4()}"}
-        answer = self.relay.appointments({**self.window(), "max_age": "60"}, headers=headers)
-        connection_id = connection_id_of(headers["access_token"])
-        request = f"REQUEST#{answer.headers['x-request-id']}"
-        outcome: Outcome = {
-            "answer": answer.status_code,
-            "request": (self.relay.item(request) or {}).get("state"),
-            "token_kept": self._has_token(connection_id),
-        }
-        self.relay.forget(request)
-        self._forget_connection(connection_id)
-        return outcome
+        stranger = f"stranger-{uuid.uuid4()}"
+        query = {**self.window(), "max_age": "60"}
+        answer = self.relay.appointments(query, headers={"access_token": stranger})
+        return self._refused(stranger, answer)
 
     @gives(answer=202, is_range=True)
     def many_days_are_fetched_for_a_reader(self) -> Outcome:
@@ -496,6 +478,19 @@ class Flows:
         connection_id = connection_id_of(self.stack.access_tokens["riverside"])
         window = {"from_day": -next(self._days), "days": 2}
         return {"connections": [connection_id], **window, "spread_minutes": 720}
+
+    def _refused(self, token: str, answer: requests.Response) -> Outcome:
+        """What is left of a fetch that Cobalt refused; afterwards nothing is."""
+        connection_id = connection_id_of(token)
+        request = f"REQUEST#{answer.headers['x-request-id']}"
+        outcome: Outcome = {
+            "answer": answer.status_code,
+            "request": (self.relay.item(request) or {}).get("state"),
+            "token_kept": self._has_token(connection_id),
+        }
+        self.relay.forget(request)
+        self._forget_connection(connection_id)
+        return outcome
 
     def _fetched(self) -> str:
         """A job of riverside's, which is open."""
