@@ -770,11 +770,17 @@ def test_one_fetch_of_the_span_is_begun_when_days_are_too_old(world: World) -> N
     assert len(world.cobalt.calls) == 1
 
 
-def test_two_days_are_fetched_when_one_is_too_old(world: World) -> None:
-    answer = get({"start_date": "2025-01-06", "end_date": "2025-01-06"}, max_age="60")
+@pytest.mark.parametrize(
+    ("day", "first", "last"),
+    [("2025-01-06", "2025-01-06", "2025-01-07"), ("9999-12-31", "9999-12-30", "9999-12-31")],
+)
+def test_two_days_are_fetched_when_one_is_too_old(
+    world: World, day: str, first: str, last: str
+) -> None:
+    answer = get({"start_date": day, "end_date": day}, max_age="60")
 
     [job] = body_of(answer)["jobs"]
-    assert job["window"] == {"start_date": "2025-01-06", "end_date": "2025-01-07"}
+    assert job["window"] == {"start_date": first, "end_date": last}
     assert world.jobs.jobs["job_1"].trigger == "api"
 
 

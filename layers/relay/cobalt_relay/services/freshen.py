@@ -72,7 +72,7 @@ class Freshen:
         if span.days_between >= MAX_WINDOW_DAYS:
             return self._range(access_token, span, request_id)
         if not span.days_between:  # Cobalt refuses equal dates
-            span = in_days(span.start_date, 0, 2)
+            span = in_days(span.start_date, -1 if span.start_date == date.max else 0, 2)
         started = self._fetches.start(
             access_token, FetchRequest(window=span), request_id=request_id, trigger="api"
         )
