@@ -25,6 +25,7 @@ from cobalt_relay.services.read_appointments import AHEAD, ReadAppointments
 from cobalt_relay.snapshots import Known, SeenAppointment, Snapshot, StoredDay, StoredSnapshot
 from functions.read_appointments.handler import lambda_handler as read
 from functions.receive_webhook.handler import lambda_handler as receive
+from functions.run_fetches.handler import lambda_handler as run_fetches
 from tests.unit.conftest import (
     HEADERS,
     LambdaContextStub,
@@ -32,6 +33,7 @@ from tests.unit.conftest import (
     appointments_event,
     body_of,
     header,
+    queue_event,
     webhook_event,
 )
 from tests.unit.fakes import FakeSnapshots
@@ -869,6 +871,41 @@ def test_open_range_is_not_awaited_when_it_has_brought_the_days_before(world: Wo
     answer = get({"start_date": "2025-01-06", "end_date": "2025-01-06"}, max_age="60")
 
     assert body_of(answer)["jobs"][0]["job_execution_id"] == "job_1"
+
+
+def test_open_range_is_awaited_when_another_one_would_be_begun(world: World) -> None:
+    """It may take longer than a day may be old; ranges would pile up before the clinic's robot."""
+    quarter = {"start_date": "2025-01-06", "end_date": "2025-03-31"}
+    first = get(quarter, max_age="300")
+    world.clock.sleep(60)
+    put(world.snapshots, MONDAY, as_of=world.clock())
+    world.clock.sleep(400)
+
+    second = get(quarter, max_age="300")
+
+    assert body_of(second)["jobs"] == body_of(first)["jobs"]
+    assert len({work.plan.range_id for work in world.queue.sent}) == 1
+
+
+FORTNIGHT = {"start_date": "2025-01-06", "end_date": "2025-01-20"}
+
+
+def _end_range(world: World, data: dict[str, Any] | None = None) -> None:
+    """Have both pieces of the one range fetched, and tell what came of them."""
+    for number, work in enumerate(world.queue.sent, 1):
+        world.clock.sleep(30)
+        run_fetches(queue_event(work), LambdaContextStub())
+        world.deliver(f"job_{number}", data)
+
+
+def test_landing_range_is_awaited_when_its_days_are_not_there_yet(world: World) -> None:
+    first = get(FORTNIGHT, max_age="3600")
+    _end_range(world)
+
+    landing = get(FORTNIGHT, max_age="3600")
+
+    assert body_of(landing)["jobs"] == body_of(first)["jobs"]
+    assert header(landing, "Retry-After") == "1"
 
 
 def test_refusal_is_passed_on_when_days_are_too_old(world: World) -> None:

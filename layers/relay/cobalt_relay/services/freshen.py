@@ -29,7 +29,7 @@ from cobalt_relay.services.ports import RecentWork, StartFetch, StartRange
 OPEN_FOR = timedelta(minutes=30)
 """Up to which age an open job is waited for: what is silent for longer does not hold others up."""
 LANDS_WITHIN = timedelta(minutes=2)
-"""How long after its completion a job's days may still be on their way into their snapshots."""
+"""How long after the end of a job or a range its days may be on their way into their snapshots."""
 JOB_PAUSE_SECONDS = 5
 RANGE_PAUSE_SECONDS = 30
 LANDING_PAUSE_SECONDS = 1
@@ -69,7 +69,7 @@ class Freshen:
             return found
         count("RefreshStarted")
         span = Window(start_date=days[0].day, end_date=days[-1].day)
-        if span.days_between >= MAX_WINDOW_DAYS:
+        if _takes_a_range(days):
             return self._range(access_token, span, request_id)
         if not span.days_between:  # Cobalt refuses equal dates
             span = in_days(span.start_date, -1 if span.start_date == date.max else 0, 2)
@@ -95,7 +95,7 @@ class Freshen:
         now = self._now()
         recent = self._works.recent(connection_id, now - OPEN_FOR, now - RANGE_LIFE)
         found = (
-            _of_range(each, days) if isinstance(each, FetchRange) else _of_job(each, days, now)
+            _of_range(each, days, now) if isinstance(each, FetchRange) else _of_job(each, days, now)
             for each in recent
         )
         return next((each for each in found if each), None)
@@ -116,16 +116,28 @@ def _of_job(job: Job, days: Sequence[StaleDay], now: datetime) -> Work | None:
     return Work(job.job_execution_id, job.window, LANDING_PAUSE_SECONDS)
 
 
-def _of_range(found: FetchRange, days: Sequence[StaleDay]) -> Work | None:
-    """Take a range unless a day was seen after its acceptance: by a piece that has ended, maybe."""
-    plan = found.plan
-    brings = (
-        found.state is RangeState.ACCEPTED
-        and plan.request.search_by == "date_range"
-        and _covers(plan.request.window, days)
-        and _is_newer(plan.accepted_at, days)
-    )
-    return Work(plan.range_id, plan.request.window, RANGE_PAUSE_SECONDS) if brings else None
+def _of_range(found: FetchRange, days: Sequence[StaleDay], now: datetime) -> Work | None:
+    """Take a range unless a day was seen after its acceptance: by a piece that has ended, maybe.
+
+    Where another range would be begun, one that is open is taken nevertheless. It may take longer
+    than a day may be old: they would pile up before the clinic's robot.
+    """
+    plan, window = found.plan, found.plan.request.window
+    if plan.request.search_by != "date_range" or not _covers(window, days):
+        return None
+    is_open = found.state is RangeState.ACCEPTED
+    if is_open and _takes_a_range(days):
+        return Work(plan.range_id, window, RANGE_PAUSE_SECONDS)
+    if not _is_newer(plan.accepted_at, days):
+        return None
+    if is_open:
+        return Work(plan.range_id, window, RANGE_PAUSE_SECONDS)
+    has_just_ended = found.completed_at and now - found.completed_at <= LANDS_WITHIN
+    return Work(plan.range_id, window, LANDING_PAUSE_SECONDS) if has_just_ended else None
+
+
+def _takes_a_range(days: Sequence[StaleDay]) -> bool:
+    return (days[-1].day - days[0].day).days >= MAX_WINDOW_DAYS
 
 
 def _covers(window: Window | None, days: Sequence[StaleDay]) -> bool:
