@@ -16,6 +16,7 @@ from cobalt_relay.appointments import FIELDS, NOTES, NormalizedStatus
 from cobalt_relay.errors import (
     BadSignature,
     CallerError,
+    DaysNotBrought,
     DeliveryError,
     EndNotAfterStart,
     FetchUnderWay,
@@ -133,6 +134,7 @@ NOT_OF: dict[type[RelayError], tuple[Route, ...]] = {
     InvalidWait: (FETCH, RANGE),
     NoSuchJob: (FETCH, RANGE),
     NotAcceptable: (FETCH, RANGE),
+    DaysNotBrought: (FETCH, RANGE),
     InvalidParameter: (FETCH, RANGE),
     RepeatedParameter: (FETCH, RANGE),
     InvalidCursor: (FETCH, RANGE),
@@ -150,6 +152,7 @@ ARGUMENTS: dict[type[RelayError], Any] = {
     MissingParameters: ("start_date", "end_date"),
     WindowTooLong: 7,
     InvalidProviderIds: 10,
+    DaysNotBrought: 60,
     RepeatedParameter: ("limit", 1),
     InvalidParameter: ("limit", RULES["limit"].must),
 }

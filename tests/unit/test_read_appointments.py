@@ -825,12 +825,62 @@ def test_landing_job_is_awaited_when_its_days_are_not_there_yet(world: World) ->
     assert body_of(old_again)["jobs"][0]["job_execution_id"] == "job_2"
 
 
-def test_fetch_is_begun_anew_when_a_job_does_not_land(world: World) -> None:
+def test_robot_is_left_alone_when_a_job_does_not_land(world: World) -> None:
     get(max_age="60")
     receive(webhook_event(world.result("job_1")), LambdaContextStub())
     world.clock.sleep(121)
 
+    resting = get(max_age="60")
+    world.clock.sleep(60)
+    again = get(max_age="60")
+
+    assert (resting["statusCode"], header(resting, "Retry-After")) == (502, "59")
+    assert body_of(again)["jobs"][0]["job_execution_id"] == "job_2"
+
+
+FAILED = {"success": False, "message": "The robot could not log in."}
+
+
+def test_robot_is_left_alone_when_a_fetch_has_failed(world: World) -> None:
+    """Otherwise whoever asks every second has it work without a pause, for nothing."""
+    put_week(world)
+    get(max_age="60")
+    world.clock.sleep(5)
+    world.deliver("job_1", FAILED)
+
+    resting = [get(max_age="60", allow_stale=each) for each in ("false", "true")]
+    calls = len(world.cobalt.calls)
+    world.clock.sleep(60.5)
+    again = get(max_age="60")
+
+    assert resting[0]["statusCode"] == 502
+    assert header(resting[0], "Retry-After") == "60"
+    assert len(body_of(resting[1])["appointments"]) == 10
+    assert body_of(resting[1])["fetch_error"]["code"] == "days_not_brought"
+    assert calls == 1
+    assert body_of(again)["jobs"][0]["job_execution_id"] == "job_2"
+
+
+def test_fetch_under_way_is_awaited_when_another_one_has_failed(world: World) -> None:
+    get(max_age="60")
+    world.clock.sleep(5)
+    get({**WEEK, "end_date": "2025-01-11"}, max_age="60")
+    world.deliver("job_2", FAILED)
+
     answer = get(max_age="60")
+
+    assert body_of(answer)["jobs"][0]["job_execution_id"] == "job_1"
+
+
+def test_failure_is_forgotten_when_the_days_were_seen_since(world: World) -> None:
+    get(max_age="60")
+    world.deliver("job_1", FAILED)
+    world.clock.sleep(1)
+    for number in range(5):
+        put(world.snapshots, MONDAY + timedelta(days=number), as_of=world.clock())
+    world.clock.sleep(10)
+
+    answer = get(max_age="5")
 
     assert body_of(answer)["jobs"][0]["job_execution_id"] == "job_2"
 
@@ -891,7 +941,7 @@ FORTNIGHT = {"start_date": "2025-01-06", "end_date": "2025-01-20"}
 
 
 def _end_range(world: World, data: dict[str, Any] | None = None) -> None:
-    """Have both pieces of the one range fetched, and tell what came of them."""
+    """Have all pieces of the one range fetched, and tell what came of them."""
     for number, work in enumerate(world.queue.sent, 1):
         world.clock.sleep(30)
         run_fetches(queue_event(work), LambdaContextStub())
@@ -903,9 +953,25 @@ def test_landing_range_is_awaited_when_its_days_are_not_there_yet(world: World) 
     _end_range(world)
 
     landing = get(FORTNIGHT, max_age="3600")
+    world.clock.sleep(121)
+    resting = get(FORTNIGHT, max_age="3600")
 
     assert body_of(landing)["jobs"] == body_of(first)["jobs"]
     assert header(landing, "Retry-After") == "1"
+    assert (resting["statusCode"], header(resting, "Retry-After")) == (502, "179")
+
+
+def test_robot_is_left_alone_for_each_fetch_when_a_range_has_failed(world: World) -> None:
+    first = get(FORTNIGHT, max_age="3600")
+    _end_range(world, FAILED)
+
+    resting = get(FORTNIGHT, max_age="3600")
+    world.clock.sleep(181)
+    again = get(FORTNIGHT, max_age="3600")
+
+    assert (resting["statusCode"], header(resting, "Retry-After")) == (502, "180")
+    assert again["statusCode"] == 202
+    assert body_of(again)["jobs"] != body_of(first)["jobs"]
 
 
 def test_refusal_is_passed_on_when_days_are_too_old(world: World) -> None:

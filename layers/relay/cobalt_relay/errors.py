@@ -45,7 +45,8 @@
     │   ├── UpstreamUnavailable
     │   ├── UpstreamBroken
     │   ├── UpstreamMalformed
-    │   └── UpstreamUnanswered
+    │   ├── UpstreamUnanswered
+    │   └── DaysNotBrought
     ├── FetchUnderWay                   the same question is being asked at this moment
     ├── NotConfigured                   the operator has something left to do
     │   ├── CredentialsNotConfigured
@@ -512,6 +513,24 @@ class UpstreamUnanswered(UpstreamFault):
         "Cobalt did not answer, so it is unknown whether the fetch was started. The relay does not "
         "send it again; quote the x-request-id header to follow it up."
     )
+
+
+class DaysNotBrought(UpstreamFault):
+    """The last fetch of some days failed, or did not bring the whole of them.
+
+    Nothing was started: a reader who asks on is not to keep the clinic's robot at it.
+    """
+
+    code = "days_not_brought"
+    message = (
+        "The last fetch of these days failed or did not bring all of them. Nothing was started; "
+        "try again later, or take older days with allow_stale=true."
+    )
+    may_have_started = False
+
+    def __init__(self, rest_seconds: int) -> None:
+        super().__init__()
+        self.retry_after = str(rest_seconds)
 
 
 class FetchUnderWay(RelayError):

@@ -2,12 +2,17 @@
 
 Work that is under way and brings the days is what a reader is told of. Two readers at the same
 moment see none: then the fetch itself joins them, and a range has one key for all of a minute.
+
+Nobody asks a clinic's robot without a pause for what it cannot do: after work that did not bring
+the days, readers do not begin any for a while. A caller of the fetch itself knows what it does.
 """
 
+import math
 from collections.abc import Callable, Sequence
-from datetime import date, datetime, timedelta
+from datetime import UTC, date, datetime, timedelta
 from typing import NamedTuple
 
+from cobalt_relay.errors import DaysNotBrought
 from cobalt_relay.models import (
     MAX_WINDOW_DAYS,
     RANGE_LIFE,
@@ -30,6 +35,8 @@ OPEN_FOR = timedelta(minutes=30)
 """Up to which age an open job is waited for: what is silent for longer does not hold others up."""
 LANDS_WITHIN = timedelta(minutes=2)
 """How long after the end of a job or a range its days may be on their way into their snapshots."""
+REST = timedelta(minutes=1)
+"""How long no reader begins a fetch after one that did not bring its days; for each of a range."""
 JOB_PAUSE_SECONDS = 5
 RANGE_PAUSE_SECONDS = 30
 LANDING_PAUSE_SECONDS = 1
@@ -61,7 +68,8 @@ class Freshen:
     def refresh(self, access_token: str, days: Sequence[StaleDay], *, request_id: str) -> Work:
         """Give the work that brings these days, which is begun where there is none.
 
-        The days are in order, one at least. Raises what starting a fetch or a range raises.
+        The days are in order, one at least. Raises `DaysNotBrought`, and what
+        starting a fetch or a range raises.
         """
         found = self._under_way(connection_id_of(access_token), days)
         if found:
@@ -92,31 +100,45 @@ class Freshen:
     # ---------------------------------------------------------------------------- what is under way
 
     def _under_way(self, connection_id: str, days: Sequence[StaleDay]) -> Work | None:
+        """Give work that brings the days; raise where there is none and none is to be begun."""
         now = self._now()
-        recent = self._works.recent(connection_id, now - OPEN_FOR, now - RANGE_LIFE)
-        found = (
-            _of_range(each, days, now) if isinstance(each, FetchRange) else _of_job(each, days, now)
-            for each in recent
-        )
-        return next((each for each in found if each), None)
+        rests: list[datetime] = []
+        for each in self._works.recent(connection_id, now - OPEN_FOR, now - RANGE_LIFE):
+            of = _of_range(each, days) if isinstance(each, FetchRange) else _of_job(each, days)
+            if of and now < of.until:
+                return of.work
+            if of:
+                rests.append(of.until + of.rest)
+        rest = max(rests, default=now) - now
+        if rest > timedelta(0):
+            raise DaysNotBrought(math.ceil(rest.total_seconds()))
+        return None
 
 
-def _of_job(job: Job, days: Sequence[StaleDay], now: datetime) -> Work | None:
+class _Outlook(NamedTuple):
+    """What brings the days `until` a moment, if at all: work that did not is followed by a rest."""
+
+    work: Work
+    until: datetime = datetime.max.replace(tzinfo=UTC)
+    rest: timedelta = REST
+
+
+def _of_job(job: Job, days: Sequence[StaleDay]) -> _Outlook | None:
     if job.search_by != "date_range" or not _covers(job.window, days):
         return None
     assert job.window  # noqa: S101 - it covers the days
     if job.state is JobState.ACCEPTED:
-        return Work(job.job_execution_id, job.window, JOB_PAUSE_SECONDS)
+        return _Outlook(Work(job.job_execution_id, job.window, JOB_PAUSE_SECONDS))
     end = job.completion
-    if job.state is not JobState.COMPLETED or end is None or now - end.completed_at > LANDS_WITHIN:
-        return None
     has_landed = any(day.fetched_by == job.job_execution_id for day in days)
-    if has_landed or not _is_newer(end.completed_at, days):
+    if end is None or has_landed or not _is_newer(end.completed_at, days):
         return None
-    return Work(job.job_execution_id, job.window, LANDING_PAUSE_SECONDS)
+    lands = LANDS_WITHIN if job.state is JobState.COMPLETED else timedelta(0)
+    work = Work(job.job_execution_id, job.window, LANDING_PAUSE_SECONDS)
+    return _Outlook(work, end.completed_at + lands)
 
 
-def _of_range(found: FetchRange, days: Sequence[StaleDay], now: datetime) -> Work | None:
+def _of_range(found: FetchRange, days: Sequence[StaleDay]) -> _Outlook | None:
     """Take a range unless a day was seen after its acceptance: by a piece that has ended, maybe.
 
     Where another range would be begun, one that is open is taken nevertheless. It may take longer
@@ -125,15 +147,16 @@ def _of_range(found: FetchRange, days: Sequence[StaleDay], now: datetime) -> Wor
     plan, window = found.plan, found.plan.request.window
     if plan.request.search_by != "date_range" or not _covers(window, days):
         return None
-    is_open = found.state is RangeState.ACCEPTED
-    if is_open and _takes_a_range(days):
-        return Work(plan.range_id, window, RANGE_PAUSE_SECONDS)
-    if not _is_newer(plan.accepted_at, days):
+    is_newer = _is_newer(plan.accepted_at, days)
+    if found.state is RangeState.ACCEPTED:
+        work = Work(plan.range_id, window, RANGE_PAUSE_SECONDS)
+        return _Outlook(work) if is_newer or _takes_a_range(days) else None
+    end, has_worked = found.completed_at, found.state is RangeState.COMPLETED
+    if end is None or not (is_newer if has_worked else _is_newer(end, days)):
         return None
-    if is_open:
-        return Work(plan.range_id, window, RANGE_PAUSE_SECONDS)
-    has_just_ended = found.completed_at and now - found.completed_at <= LANDS_WITHIN
-    return Work(plan.range_id, window, LANDING_PAUSE_SECONDS) if has_just_ended else None
+    lands = LANDS_WITHIN if has_worked else timedelta(0)
+    work = Work(plan.range_id, window, LANDING_PAUSE_SECONDS)
+    return _Outlook(work, end + lands, REST * len(found.outcomes))
 
 
 def _takes_a_range(days: Sequence[StaleDay]) -> bool:
