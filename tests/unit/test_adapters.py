@@ -19,6 +19,7 @@ from cobalt_relay.adapters.connections import MOST_TOKENS, Connections
 from cobalt_relay.adapters.results import LINK_LIFE, ResultLinks, Results
 from cobalt_relay.adapters.rotation import RotatedSecret
 from cobalt_relay.adapters.secrets import CACHE_SECONDS, REFRESH_SECONDS, Secrets
+from cobalt_relay.adapters.snapshots import Snapshots
 from cobalt_relay.adapters.table import ConditionFailedError, Key, Put, Table
 from cobalt_relay.errors import (
     BusFault,
@@ -32,7 +33,7 @@ from cobalt_relay.errors import (
 )
 from cobalt_relay.events import CobaltEventReceived
 from cobalt_relay.models import LiveKeys, ResultLocation, WebhookKey
-from cobalt_relay.places import appointments_place, event_place, safe_part
+from cobalt_relay.places import appointments_place, event_place, safe_part, snapshot_key
 from tests.unit.fakes import FakeTable
 
 NOW = datetime(2025, 1, 2, 10, tzinfo=UTC)
@@ -827,6 +828,49 @@ def test_first_look_goes_on_when_it_is_for_a_misfit(stubbed: Stubbed) -> None:
     stubbed.answer("get_secret_value", {**mark, "VersionId": "m" * 32})
 
     assert secrets_on(stubbed).webhook_keys(refresh=True).rotating
+
+
+# ----------------------------------------------------------------------------------------- snapshots
+
+
+DAY = date(2025, 1, 2)
+DAY_KEY = snapshot_key("clinic", DAY)
+
+
+@for_service("s3")
+def test_day_without_snapshot_is_none_when_the_reader_may_not_list_the_whole_bucket(
+    stubbed: Stubbed,
+) -> None:
+    stubbed.fail("get_object", "AccessDenied")
+    stubbed.answer("list_objects_v2", {}, {"Bucket": "results", "Prefix": DAY_KEY, "MaxKeys": 1})
+
+    assert Snapshots(stubbed.client, "results").read("clinic", DAY) is None
+
+
+@for_service("s3")
+def test_fault_when_a_day_that_is_there_may_not_be_read(stubbed: Stubbed) -> None:
+    stubbed.fail("get_object", "AccessDenied")
+    stubbed.answer("list_objects_v2", {"Contents": [{"Key": DAY_KEY}]})
+
+    with pytest.raises(ResultsFault):
+        Snapshots(stubbed.client, "results").read("clinic", DAY)
+
+
+@for_service("s3")
+def test_fault_when_a_former_version_may_not_be_read(stubbed: Stubbed) -> None:
+    stubbed.fail("get_object", "AccessDenied")
+
+    with pytest.raises(ResultsFault):
+        Snapshots(stubbed.client, "results").read("clinic", DAY, version_id="1")
+
+
+@for_service("s3")
+def test_fault_when_neither_a_day_nor_its_folder_may_be_read(stubbed: Stubbed) -> None:
+    stubbed.fail("get_object", "AccessDenied")
+    stubbed.fail("list_objects_v2", "AccessDenied")
+
+    with pytest.raises(ResultsFault):
+        Snapshots(stubbed.client, "results").read("clinic", DAY)
 
 
 # ------------------------------------------------------------------------------------------- clients

@@ -225,6 +225,7 @@ def test_answer_tells_of_no_query_when_it_is_logged(
         ({"patient_phone": "555010"}, [0, 1, 2, 3]),
         ({"patient_phone": "010-0003"}, [3]),
         ({"appointment_mode": "telemedicine"}, [3]),
+        ({"appointment_mode": "", "include_note": "", "patient_mrn": ""}, [0, 1, 2, 3]),
         ({"status": "CONF"}, [0, 1]),
         ({"status": ["CONF", "cancelled"]}, [0, 1, 2]),
         ({"status": "booked"}, []),
@@ -823,6 +824,45 @@ def test_landing_job_is_awaited_when_its_days_are_not_there_yet(world: World) ->
     assert body_of(landing)["jobs"][0]["job_execution_id"] == "job_1"
     assert header(landing, "Retry-After") == "1"
     assert body_of(old_again)["jobs"][0]["job_execution_id"] == "job_2"
+
+
+def land(world: World, *jobs: str) -> None:
+    """Put the days into their snapshots as jobs brought them, as many days of each in turn."""
+    for number in range(15):
+        day = MONDAY + timedelta(days=number)
+        job_id = jobs[number * len(jobs) // 15]
+        put(world.snapshots, day, as_of=world.clock(), fetched_by=job_id)
+
+
+def test_days_are_told_when_they_were_just_brought_however_new_they_have_to_be(
+    world: World,
+) -> None:
+    get(max_age="0")
+    world.deliver("job_1")
+    land(world, "job_1")
+    world.clock.sleep(5)
+
+    brought = get(max_age="0")
+    world.clock.sleep(60)
+    later = get(max_age="0")
+
+    assert brought["statusCode"] == 200
+    assert [each["stale"] for each in body_of(brought)["days"]] == [False] * 5
+    assert body_of(later)["jobs"][0]["job_execution_id"] == "job_2"
+
+
+def test_days_of_a_range_are_told_when_the_whole_of_it_was_just_brought(world: World) -> None:
+    """Its first days are older by then than they may be."""
+    get(FORTNIGHT, max_age="60")
+    _end_range(world)
+    land(world, *world.jobs.jobs)
+    world.clock.sleep(59)
+
+    brought = get(FORTNIGHT, max_age="30")
+    world.clock.sleep(2)
+    later = get(FORTNIGHT, max_age="30")
+
+    assert (brought["statusCode"], later["statusCode"]) == (200, 202)
 
 
 def test_robot_is_left_alone_when_a_job_does_not_land(world: World) -> None:

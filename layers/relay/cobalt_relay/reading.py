@@ -93,6 +93,10 @@ def _flag(text: str) -> bool:
     return _word("false", "true")(text) == "true"
 
 
+def _flag_or_none(text: str) -> bool:
+    return _word("", "false", "true")(text) == "true"
+
+
 def _opaque(text: str) -> str:
     if not 1 <= len(text) <= MAX_CURSOR_LENGTH:
         raise ValueError
@@ -104,8 +108,8 @@ RULES: dict[str, Rule] = {
     "patient_mrn": Rule(_TEXT, _text(0)),
     "patient_name": Rule(_TEXT, _text(0)),
     "patient_phone": Rule(f"{_TEXT}, digits among them", _text(0, digits=True)),
-    "include_note": Rule("true or false", _flag),
-    "appointment_mode": Rule("office or telemedicine", _word("office", "telemedicine")),
+    "include_note": Rule("true or false", _flag_or_none),
+    "appointment_mode": Rule("office or telemedicine", _word("", "office", "telemedicine")),
     "status": Rule(f"1 to {MAX_TEXT_LENGTH} printable characters", _text(1), is_repeatable=True),
     "provider_id": Rule(
         f"1 to {MAX_TEXT_LENGTH} printable characters", _text(1), is_repeatable=True

@@ -55,17 +55,31 @@ class Snapshots:
         self, connection_id: str, day: date, version_id: str | None = None
     ) -> StoredSnapshot | None:
         """Read a day, its newest version or a certain one; None where there is none."""
+        key = snapshot_key(connection_id, day)
         version: Any = {"VersionId": version_id} if version_id else {}
         try:
-            answer = self._client.get_object(
-                Bucket=self._bucket, Key=snapshot_key(connection_id, day), **version
-            )
+            answer = self._client.get_object(Bucket=self._bucket, Key=key, **version)
             body = answer["Body"].read()
         except AWS_FAULTS as error:
-            if error_code(error) in GONE:
+            is_gone = error_code(error) in GONE or (
+                error_code(error) == "AccessDenied" and not version_id and not self._is_there(key)
+            )
+            if is_gone:
                 return None
             raise ResultsFault from error
         return StoredSnapshot(body, answer["ETag"], answer.get("VersionId"))
+
+    def _is_there(self, key: str) -> bool:
+        """Whether there is such an object.
+
+        S3 tells a reader so by a 404 only where it may list the whole bucket; else by a 403, as it
+        tells of a permission that is missing.
+        """
+        try:
+            answer = self._client.list_objects_v2(Bucket=self._bucket, Prefix=key, MaxKeys=1)
+        except AWS_FAULTS as error:
+            raise ResultsFault from error
+        return bool(answer.get("Contents"))
 
     def write(self, snapshot: Snapshot, replaced: StoredSnapshot | None) -> bool:
         """Store a day in place of what was read; False where that has changed meanwhile."""

@@ -4,7 +4,8 @@ Work that is under way and brings the days is what a reader is told of. Two read
 moment see none: then the fetch itself joins them, and a range has one key for all of a minute.
 
 Nobody asks a clinic's robot without a pause for what it cannot do: after work that did not bring
-the days, readers do not begin any for a while. A caller of the fetch itself knows what it does.
+the days, readers do not begin any for a while. And days that work has just brought are as new as
+can be had, however old a day may be. A caller of the fetch itself knows what it does.
 """
 
 import math
@@ -37,6 +38,9 @@ LANDS_WITHIN = timedelta(minutes=2)
 """How long after the end of a job or a range its days may be on their way into their snapshots."""
 REST = timedelta(minutes=1)
 """How long no reader begins a fetch after one that did not bring its days; for each of a range."""
+IS_NEW_FOR = timedelta(minutes=1)
+"""How long after the end of a job or a range the days that it brought are new: for readers who
+asked again as they were told, and would have them fetched once more, for ever."""
 JOB_PAUSE_SECONDS = 5
 RANGE_PAUSE_SECONDS = 30
 LANDING_PAUSE_SECONDS = 1
@@ -48,6 +52,13 @@ class StaleDay(NamedTuple):
     day: date
     as_of: datetime | None = None
     fetched_by: str | None = None
+
+
+class Refreshed(NamedTuple):
+    """The days that are too old, and the work that brings them."""
+
+    days: list[StaleDay]
+    work: Work | None
 
 
 class Freshen:
@@ -65,13 +76,25 @@ class Freshen:
         self._works = works
         self._now = now
 
-    def refresh(self, access_token: str, days: Sequence[StaleDay], *, request_id: str) -> Work:
+    def refresh(self, access_token: str, days: Sequence[StaleDay], *, request_id: str) -> Refreshed:
         """Give the work that brings these days, which is begun where there is none.
 
-        The days are in order, one at least. Raises `DaysNotBrought`, and what
-        starting a fetch or a range raises.
+        The days are in order, one at least. Those that were just brought are left out; where none
+        is left, there is no work. Raises `DaysNotBrought`, and what starting a fetch or a range
+        raises.
         """
-        found = self._under_way(connection_id_of(access_token), days)
+        now = self._now()
+        works = self._works.recent(connection_id_of(access_token), now - OPEN_FOR, now - RANGE_LIFE)
+        recent = _Recent(tuple(works), now)
+        stale = recent.without_new(days)
+        return Refreshed(stale, self._work(access_token, stale, recent, request_id))
+
+    def _work(
+        self, access_token: str, days: Sequence[StaleDay], recent: "_Recent", request_id: str
+    ) -> Work | None:
+        if not days:
+            return None
+        found = recent.under_way(days)
         if found:
             count("RefreshJoined")
             return found
@@ -97,22 +120,42 @@ class Freshen:
         )
         return Work(found.plan.range_id, span, RANGE_PAUSE_SECONDS)
 
-    # ---------------------------------------------------------------------------- what is under way
 
-    def _under_way(self, connection_id: str, days: Sequence[StaleDay]) -> Work | None:
+class _Recent(NamedTuple):
+    """The jobs and ranges of a connection that count at a moment, the newest first."""
+
+    works: tuple[Job | FetchRange, ...]
+    now: datetime
+
+    def without_new(self, days: Sequence[StaleDay]) -> list[StaleDay]:
+        """Leave out the days that have just been brought."""
+        new = {job_id for each in self.works for job_id in _just_ended(each, self.now)}
+        return [day for day in days if day.fetched_by not in new]
+
+    def under_way(self, days: Sequence[StaleDay]) -> Work | None:
         """Give work that brings the days; raise where there is none and none is to be begun."""
-        now = self._now()
         rests: list[datetime] = []
-        for each in self._works.recent(connection_id, now - OPEN_FOR, now - RANGE_LIFE):
+        for each in self.works:
             of = _of_range(each, days) if isinstance(each, FetchRange) else _of_job(each, days)
-            if of and now < of.until:
+            if of and self.now < of.until:
                 return of.work
             if of:
                 rests.append(of.until + of.rest)
-        rest = max(rests, default=now) - now
+        rest = max(rests, default=self.now) - self.now
         if rest > timedelta(0):
             raise DaysNotBrought(math.ceil(rest.total_seconds()))
         return None
+
+
+def _just_ended(work: Job | FetchRange, now: datetime) -> list[str]:
+    """Name the jobs that ended a moment ago, by themselves or with the whole of a range."""
+    if isinstance(work, FetchRange):
+        ended, jobs = work.completed_at, [each.job_execution_id for each in work.outcomes]
+    else:
+        ended = work.completion.completed_at if work.completion else None
+        jobs = [work.job_execution_id]
+    is_new = ended is not None and now - ended < IS_NEW_FOR
+    return [each for each in jobs if each] if is_new else []
 
 
 class _Outlook(NamedTuple):

@@ -135,9 +135,10 @@ class ReadAppointments:
         if request.max_age is not None:
             stale = _stale(days, self._now() - request.max_age)
             if stale and not request.allow_stale:
-                work = self._freshen().refresh(access_token, stale, request_id=request_id)
-                return Reading(awaited=work, stale_days=tuple(each.day for each in stale))
-            refresh = self._refresh(access_token, stale, request_id)
+                stale, work = self._freshen().refresh(access_token, stale, request_id=request_id)
+                if work:
+                    return Reading(awaited=work, stale_days=tuple(each.day for each in stale))
+            stale, refresh = self._refresh(access_token, stale, request_id)
             page.mark({each.day for each in stale}, refresh)
             etag = tag_of([str(each.day) for each in stale], _told(refresh))
             if not known_tags.isdisjoint({etag, "*"}):
@@ -151,16 +152,19 @@ class ReadAppointments:
         )
         return Reading(etag=etag, media_type=media_type, page=text, envelope=envelope)
 
-    def _refresh(self, access_token: str, stale: list[StaleDay], request_id: str) -> Refresh:
+    def _refresh(
+        self, access_token: str, stale: list[StaleDay], request_id: str
+    ) -> tuple[list[StaleDay], Refresh]:
         """Have stale days fetched for a caller who does not wait: it gets them whatever happens."""
         if not stale:
-            return Refresh(None)
+            return [], Refresh(None)
         try:
-            return Refresh(self._freshen().refresh(access_token, stale, request_id=request_id))
+            stale, work = self._freshen().refresh(access_token, stale, request_id=request_id)
         except RelayError as error:
             count("RefreshFailed")
             logger.warning("refresh_failed", extra={"error_code": error.reason})
-            return Refresh(None, (error.reason, error.message))
+            return stale, Refresh(None, (error.reason, error.message))
+        return stale, Refresh(work)
 
     # ------------------------------------------------------------------------------- its snapshots
 
