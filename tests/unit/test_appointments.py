@@ -160,6 +160,27 @@ def test_time_is_aware_and_the_clinics(given: object, clinic: Clinic, read_as: s
 
 
 @pytest.mark.parametrize(
+    ("given", "kept_as"),
+    [
+        ("2025-11-02T01:30:00-04:00", "2025-11-02T01:30:00-04:00"),
+        ("2025-11-02T06:30:00Z", "2025-11-02T01:30:00-05:00"),
+        ("2025-11-02T01:30:00", "2025-11-02T01:30:00-04:00"),
+        ("2025-03-09T02:30:00", "2025-03-09T02:30:00-05:00"),
+        ("0001-01-01T00:00:00", "0001-01-01T00:00:00-04:56"),
+        ("1850-01-01T05:00:00Z", "1850-01-01T00:04:00-04:56"),
+    ],
+)
+def test_time_is_the_same_after_it_was_kept_when_clocks_change(given: str, kept_as: str) -> None:
+    appointment = read(datetime=given, created_at=given)
+
+    kept = Appointment.model_validate_json(appointment.model_dump_json())
+
+    assert (kept.datetime, kept.created_at) == (datetime.fromisoformat(kept_as),) * 2
+    assert kept == appointment
+    assert kept.differences(appointment) == []
+
+
+@pytest.mark.parametrize(
     "given",
     ["2025-01-15", "tomorrow", "2025-02-30T10:00:00Z", "0001-01-01T00:00:00+12:00", [], 1e30],
 )

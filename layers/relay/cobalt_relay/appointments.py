@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, tzinfo
+from datetime import UTC, timedelta, timezone, tzinfo
 from datetime import datetime as Moment  # noqa: N812 - a field has the name of the class
 from enum import StrEnum
 from hashlib import sha256
@@ -83,12 +83,22 @@ class Clinic(NamedTuple):
     visit_statuses: Mapping[str, str]
 
     def local(self, moment: Moment) -> Moment:
-        """Put a moment into the clinic's time."""
+        """Put a moment into the clinic's time, with the offset that this has then."""
         if moment.tzinfo is None:
-            return moment.replace(tzinfo=self.zone or self.default)
-        if self.zone is not None:
-            return moment.astimezone(self.zone)
-        return moment.astimezone(self.default) if moment.tzinfo is UTC else moment
+            there = moment.replace(tzinfo=self.zone or self.default)
+            return there.replace(tzinfo=_offset(there))
+        if self.zone is None and moment.tzinfo is not UTC:
+            return moment
+        return moment.astimezone(_offset(moment.astimezone(self.zone or self.default)))
+
+
+def _offset(moment: Moment) -> timezone:
+    """Give a moment's offset, which JSON keeps as it is, in whole minutes.
+
+    A zone would not do: when clocks change, a moment of it equals none that was read (PEP 495).
+    """
+    minutes = (moment.utcoffset() or timedelta()) / timedelta(minutes=1)
+    return timezone(timedelta(minutes=int(minutes)))
 
 
 class Appointment(BaseModel):
