@@ -250,6 +250,28 @@ def test_nothing_disappears_when_providers_or_a_patient_were_searched(world: Wor
     assert [each.status for each in day(world).appointments] == ["S1", "PEN"]
 
 
+def test_move_is_one_change_when_the_list_may_be_incomplete(world: World) -> None:
+    seen(world, at(MONDAY), at(SUNDAY, name="y"))
+
+    news = seen(world, at(SUNDAY), at(SUNDAY, name="y"), appointment_count=3)
+
+    assert news == [{"changed": [{"id": "x", "fields": ["datetime"]}]}]
+    assert [each.id for each in day(world).appointments] == ["x"]
+
+
+def test_appointment_counts_to_its_day_when_it_has_a_day_and_no_time(world: World) -> None:
+    x = {"id": "x", "datetime": str(TUESDAY), "status": "PEN"}
+    seen(world, x)
+    later = Window(start_date=TUESDAY, end_date=SUNDAY)
+
+    detect(world, fetch(world, x, window=later))
+
+    assert len(changes(world)) == 1
+    assert day(world).appointments == ()
+    [appointment] = day(world, TUESDAY).appointments
+    assert appointment.extra == {"datetime": str(TUESDAY)}
+
+
 def test_appointment_without_a_time_counts_to_the_first_day(world: World) -> None:
     seen(world, at(TUESDAY))
 

@@ -8,7 +8,7 @@ import json
 import math
 import re
 from collections.abc import Callable, Mapping
-from datetime import UTC, timedelta, timezone, tzinfo
+from datetime import UTC, date, timedelta, timezone, tzinfo
 from datetime import datetime as Moment  # noqa: N812 - a field has the name of the class
 from enum import StrEnum
 from hashlib import sha256
@@ -156,6 +156,14 @@ class Appointment(BaseModel):
 
     __str__ = __repr__
 
+    @property
+    def day(self) -> date | None:
+        """Where the clinic is: that of its time, or the one that came in place of a time."""
+        if self.datetime:
+            return self.datetime.date()
+        given = [self.extra.get(name) for name in ("datetime", "date_time")]
+        return next(filter(None, map(_day_alone, given)), None)
+
     @classmethod
     def read(cls, item: Mapping[str, Any], clinic: Clinic, **facts: Any) -> Self:  # noqa: ANN401
         """Read an appointment of either edition; nothing that Cobalt may send makes it fail.
@@ -234,6 +242,13 @@ def _moment(given: object, clinic: Clinic) -> Moment | None:
         moment = moment_of(given)
         return clinic.local(moment) if moment else None
     except (ValueError, OverflowError):
+        return None
+
+
+def _day_alone(given: object) -> date | None:
+    try:
+        return date.fromisoformat(given) if isinstance(given, str) else None
+    except ValueError:
         return None
 
 

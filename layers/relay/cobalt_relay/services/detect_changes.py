@@ -147,7 +147,8 @@ class DetectChanges:
     def _sights(self, fetch: "_Fetch", fetched: Fetched) -> list[Sight]:
         """Sort what was fetched by the clinic's days; an id that comes twice is as it came last.
 
-        What has no readable time counts to the first day that was asked for.
+        What has no readable day counts to the first one that was asked for. A day that was asked
+        for is there in any case: an appointment may have left it.
         """
         clinic = self._clinics.of(fetch.connection_id)
         window = fetch.window
@@ -155,8 +156,8 @@ class DetectChanges:
         as_of, fetched_by = fetch.version
         for item in fetched.items:
             seen = SeenAppointment.read(item, clinic, as_of=as_of, fetched_by=fetched_by)
-            if seen.datetime:
-                by_id[seen.id] = (seen.datetime.date(), seen)
+            if seen.day:
+                by_id[seen.id] = (seen.day, seen)
                 continue
             count("AppointmentUndated")
             if window:
@@ -167,7 +168,7 @@ class DetectChanges:
         whole = set(_days(fetch.proven_window)) if fetched.is_complete else set()
         return [
             Sight(day, fetch.version, day in whole, days.get(day, {}))
-            for day in sorted(days.keys() | whole)
+            for day in sorted(days.keys() | set(_days(fetch.job.window)))
         ]
 
     # --------------------------------------------------------------------------- what becomes of it
