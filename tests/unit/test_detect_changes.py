@@ -25,6 +25,7 @@ from cobalt_relay.models import (
     connection_id_of,
 )
 from cobalt_relay.services.detect_changes import PART_BYTES, WRITE_TRIES, Notice
+from cobalt_relay.services.manage_connections import ManageConnections
 from cobalt_relay.snapshots import Snapshot
 from functions.detect_changes.handler import lambda_handler
 from tests.unit.conftest import HEADERS, LambdaContextStub, World, sign
@@ -496,6 +497,42 @@ def test_nothing_is_made_up_when_the_former_version_is_not_kept_any_more(world: 
     detect(world, job_id)
 
     assert len(changes(world)) == told_before
+
+
+@pytest.mark.parametrize("is_cut_off", [True, False])
+def test_same_change_is_told_when_a_connection_took_the_place_of_its_own(
+    world: World,
+    is_cut_off: bool,
+) -> None:
+    seen(world, at(MONDAY))
+    job_id = fetch(world, at(MONDAY, status="ARR"))
+    if is_cut_off:
+        world.bus.fail_once()
+        with pytest.raises(BusFault):
+            detect(world, job_id)
+    else:
+        detect(world, job_id)
+    told_before = len(changes(world))
+    replace_connection(world, "token-2")
+
+    detect(world, job_id)
+
+    [again] = changes(world)[told_before:]
+    assert told(again) == {"changed": [{"id": "x", "fields": ["status"]}]}
+    assert again["connection_id"] == connection_id_of("token-2")
+
+
+def replace_connection(world: World, access_token: str) -> None:
+    manage = ManageConnections(
+        world.cobalt,
+        world.jobs,
+        world.ranges,
+        world.snapshots,
+        world.connections,
+        world.secrets,
+        now=world.clock,
+    )
+    manage.replace(CONNECTION, access_token, sure=True)
 
 
 # ------------------------------------------------------------------------------------ what is no work

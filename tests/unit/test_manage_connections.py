@@ -338,7 +338,7 @@ def test_days_are_the_new_connections_too_when_it_takes_a_place(
 
     found = days.read(NEW_ID, WEEK.start_date)
     assert found is not None
-    assert found.snapshot == a_day(NEW_ID).model_copy(update={"previous_version": None})
+    assert found.snapshot == a_day(NEW_ID).model_copy(update={"copied_from": OLD_ID})
     assert new.visit_statuses == {"X": "Gone"}
 
 

@@ -37,6 +37,7 @@ class Snapshot(BaseModel):
     `as_of` and `fetched_by` are of the fetch that saw the whole day; None while only some of its
     appointments were seen, by a search for a patient say. The rest tells how this version came
     about: `written_by` is the job, `previous_version` the version of the object that it replaced.
+    `copied_from` is the connection that has that version, where another took its place.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
@@ -49,6 +50,7 @@ class Snapshot(BaseModel):
     written_at: Instant
     written_by: str
     previous_version: str | None = None
+    copied_from: str | None = None
     appointment_count: int
     appointments: tuple[SeenAppointment, ...]
 

@@ -230,7 +230,8 @@ class DetectChanges:
         version_id = snapshot.previous_version
         if version_id is None:
             return None
-        former = self._snapshots.read(snapshot.connection_id, snapshot.day, version_id)
+        owner = snapshot.copied_from or snapshot.connection_id
+        former = self._snapshots.read(owner, snapshot.day, version_id)
         return former.snapshot if former else None
 
     def _snapshot(

@@ -157,9 +157,10 @@ class ManageConnections:
         for day, _ in self._days.stored(old_id, _ALL_DAYS):
             stored = self._days.read(old_id, day)
             if stored:
-                known = {"connection_id": new_id, "previous_version": None}
+                snapshot = stored.snapshot
+                known = {"connection_id": new_id, "copied_from": snapshot.copied_from or old_id}
                 # One that is there is the new one's own, and newer.
-                self._days.write(stored.snapshot.model_copy(update=known), None)
+                self._days.write(snapshot.model_copy(update=known), None)
 
 
 def _expect_one_clinic(label: str | None, old: Connection, *, sure: bool) -> None:
