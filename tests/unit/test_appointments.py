@@ -372,6 +372,8 @@ def body(data: object, **event: Any) -> bytes:
         ({"appointment_count": 3, "appointments": [{}, {}]}, False, 2),
         ({"appointments": [{}, {}]}, False, 2),
         ({"appointment_count": 2, "appointments": [{}, "x"]}, False, 1),
+        ({"appointment_count": False, "appointments": []}, False, 0),
+        ({"appointment_count": True, "appointments": [{}]}, False, 1),
     ],
 )
 def test_result_is_complete_when_it_lists_what_it_counts(

@@ -328,7 +328,8 @@ class Fetched(NamedTuple):
         if not isinstance(listed, list):
             raise ValueError  # noqa: TRY004 - one error for all that is no result
         items = [each for each in listed if isinstance(each, dict)]
-        is_complete = data.get("appointment_count") == len(listed) == len(items)
+        told = data.get("appointment_count")
+        is_complete = not isinstance(told, bool) and told == len(listed) == len(items)
         return cls(event.created_at, is_complete, items)
 
 
