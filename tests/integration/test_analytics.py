@@ -108,6 +108,11 @@ def test_table_has_the_columns_that_the_files_have() -> None:
     assert set(columns()) == {*FIELDS, *of_the_day, *of_a_sight}
 
 
+def test_table_takes_what_cobalt_sent_under_names_that_differ_in_case_alone() -> None:
+    assert "WITH SERDEPROPERTIES ('case.insensitive' = 'FALSE')" in TABLE
+    assert all(name == name.lower() for name in columns())
+
+
 def test_table_is_found_where_the_files_are() -> None:
     properties = dict(re.findall(r"'([a-z.]+)' = '(.*?)'", TABLE))
     template = properties["storage.location.template"]
