@@ -129,8 +129,8 @@ def test_every_kind_of_change_is_announced(world: World) -> None:
         {
             "created": ["new"],
             "changed": [
-                {"id": "x", "fields": ["datetime", "reason"]},
                 {"id": "moved", "fields": ["datetime"]},
+                {"id": "x", "fields": ["datetime", "reason"]},
             ],
             "cancelled": ["off"],
             "disappeared": ["gone"],
@@ -153,7 +153,7 @@ def test_details_tell_what_was_before_and_after(world: World) -> None:
 
     detail = changes(world)[-1]
     details = json.loads(world.results.objects[detail["details"]["key"]])
-    moved, gone = details["changes"]
+    gone, moved = details["changes"]
     assert (moved["kind"], moved["fields"]) == ("changed", ["datetime", "patient_name"])
     assert (moved["day_before"], moved["day_after"]) == (str(MONDAY), str(TUESDAY))
     assert moved["before"]["patient_name"] == "Jane Doe"
@@ -483,6 +483,19 @@ def test_repeated_event_is_the_same_when_the_run_is_repeated(world: World) -> No
     first, second = changes(world)[1:]
     assert first == second
     assert len(world.snapshots.versions[CONNECTION, MONDAY]) == 2
+
+
+def test_parts_are_the_same_when_a_run_ended_between_them(world: World) -> None:
+    names = [f"{number:03}".rjust(250, "x") for number in range(1_000)]
+    seen(world, at(MONDAY))
+    job_id = fetch(world, at(MONDAY), *(at(TUESDAY, 10, name) for name in reversed(names)))
+    detect(world, job_id)
+    told_at_once = changes(world)[1:]
+
+    detect(world, job_id)
+
+    assert len(told_at_once) == 2
+    assert changes(world)[3:] == told_at_once
 
 
 def test_nothing_is_made_up_when_the_former_version_is_not_kept_any_more(world: World) -> None:

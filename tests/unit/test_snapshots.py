@@ -129,10 +129,10 @@ def test_every_kind_of_change_is_told() -> None:
     changes = told(turn(before, after))
 
     assert changes == [
-        ("changed", "moved", "reason"),
-        ("cancelled", "off", "status"),
         ("disappeared", "gone"),
+        ("changed", "moved", "reason"),
         ("created", "new"),
+        ("cancelled", "off", "status"),
     ]
 
 
@@ -158,7 +158,7 @@ def test_nothing_disappears_when_only_some_were_looked_for() -> None:
 
     changes = told(turn(before, sight(2, a("x", "ARR"), a("new"), whole=False)))
 
-    assert changes == [("changed", "x", "status"), ("created", "new")]
+    assert changes == [("created", "new"), ("changed", "x", "status")]
 
 
 def test_appointment_that_goes_to_another_day_is_one_change() -> None:

@@ -195,7 +195,8 @@ def changes_of(turns: Iterable[Turn]) -> list[Change]:
     """Tell what a fetch changed, over all the days that it saw.
 
     An appointment that left one day and came to another is one change. What is new on a day that
-    nobody had seen as a whole before is none: it may have been there all the time.
+    nobody had seen as a whole before is none: it may have been there all the time. The changes come
+    by the ids: in the same order when a run is repeated, whatever order the fetch had.
     """
     before: dict[str, tuple[date, SeenAppointment]] = {}
     after: dict[str, tuple[date, SeenAppointment]] = {}
@@ -211,7 +212,7 @@ def changes_of(turns: Iterable[Turn]) -> list[Change]:
                 after[name] = (turn.day, each)
     found = [
         _change(name, before.get(name), after.get(name), known_days)
-        for name in [*before, *(name for name in after if name not in before)]
+        for name in sorted(before.keys() | after.keys())
     ]
     return [each for each in found if each]
 
