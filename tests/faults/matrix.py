@@ -1,8 +1,9 @@
 """The cases of every path: each of its calls, each kind of fault, with and without a retry.
 
-Every call meets a crash before and after it, each with and without Cobalt's retry; the lost answer
-meets one of the two, and an error and a throttle take turns, unless every case is asked for. So it
-is with what only reads: a crash after that, and a lost answer, leave what a crash before it leaves.
+Every call meets every fault, with and without Cobalt's retry, if every case is asked for. Else what
+a crash leaves is met once: a crash after a call is one before the next call of the process, and
+around a call that only reads nothing differs, nor where its answer is lost. The lost answer meets a
+retry or none, in turns, and so do an error and a throttle.
 Some processes work the cases off, each on a site of its own.
 """
 
@@ -115,8 +116,15 @@ class Matrix:
         """List the cases of a path of such calls."""
         for (number, call), (turn, kind) in product(enumerate(calls), enumerate(Kind)):
             both = self.is_full or kind in CRASHES
-            is_told_apart = kind not in OF_EFFECTS or not READS.match(call.name)
-            if not self.is_full and (kind is REFUSALS[number % 2] or not is_told_apart):
+            if not self.is_full and (
+                kind is REFUSALS[number % 2]
+                or (
+                    kind is Kind.CRASH_BEFORE
+                    and number
+                    and calls[number - 1].process == call.process
+                )
+                or (kind in OF_EFFECTS and READS.match(call.name))
+            ):
                 continue
             yield from (
                 (number, kind, retry)

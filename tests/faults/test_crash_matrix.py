@@ -20,8 +20,13 @@ def test_every_promise_is_kept_when_any_call_goes_wrong(matrix: Matrix, name: st
     calls = matrix.calls[name]
     kinds = [{kind for at, kind in met if at == number} for number in range(len(calls))]
     assert set().union(*kinds) == set(Kind)
-    assert all(Kind.CRASH_BEFORE in each for each in kinds)
-    after = [call for call in calls if matrix.is_full or not READS.match(call.name)]
-    assert len(crashes) == (len(calls) + len(after)) * len(RETRIES)
+    after = [at for at, call in enumerate(calls) if matrix.is_full or not READS.match(call.name)]
+    assert all(Kind.CRASH_AFTER in kinds[at] for at in after)
+    first = [
+        at for at, call in enumerate(calls) if at == 0 or call.process != calls[at - 1].process
+    ]
+    before = range(len(calls)) if matrix.is_full else first
+    assert all(Kind.CRASH_BEFORE in kinds[at] for at in before)
+    assert len(crashes) == (len(before) + len(after)) * len(RETRIES)
     broken = [result.line() for result in results if result.broken]
     assert not broken, "\n".join(["", *broken])

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import StrEnum
+from itertools import count
 from types import SimpleNamespace
 from typing import Any, NamedTuple
 from urllib.parse import urlsplit
@@ -59,6 +60,8 @@ class Call(NamedTuple):
 
     name: str
     content: str
+    process: int = 0
+    """The process that made it, counted from 0."""
 
 
 class Fault(NamedTuple):
@@ -77,6 +80,7 @@ class Published(NamedTuple):
 
 @dataclass(slots=True)
 class _Process:
+    number: int = 0
     is_dead: bool = False
 
 
@@ -100,12 +104,13 @@ class Wire:
         self.meanwhile: Callable[[], None] | None = None
         """What happens between Cobalt's acceptance and its answer."""
         self._is_watched = False
+        self._processes = count(1)
         self._process = _Process()
 
     @contextmanager
     def process(self) -> Iterator[None]:
         """Run one invocation, inside of another one where that waits for Cobalt."""
-        waiting, self._process = self._process, _Process()
+        waiting, self._process = self._process, _Process(next(self._processes))
         try:
             yield
         finally:
@@ -126,7 +131,7 @@ class Wire:
             raise Crash
         if not self._is_watched:
             return None
-        call = describe()
+        call = describe()._replace(process=self._process.number)
         self.calls.append(call)
         if not self.fault:
             return None
