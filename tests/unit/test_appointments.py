@@ -19,6 +19,7 @@ from cobalt_relay.appointments import (
     NormalizedStatus,
     normalized,
 )
+from cobalt_relay.json_limits import MAX_EVENT_DEPTH
 from sandbox.appointments import newest, oldest
 from sandbox.clinics import PROFILES, VOCABULARIES
 from sandbox.clinics import Clinic as SandboxClinic
@@ -396,7 +397,30 @@ def test_result_is_read_when_it_holds_what_json_can_not_keep() -> None:
     assert Appointment.model_validate_json(appointment.model_dump_json()) == appointment
 
 
-@pytest.mark.parametrize("broken", [b"", b"[]", b"{}", body({"appointments": {}}), b"\xff"])
+def nested(levels: int) -> bytes:
+    """A result that has so many levels, four of which are those of a result with an appointment."""
+    odd: Any = []
+    for _ in range(levels - 5):
+        odd = [odd]
+    return body({"appointments": [{"id": 1, "odd": odd}]})
+
+
+def test_nothing_is_lost_when_an_appointment_nests_as_deep_as_is_taken() -> None:
+    [item] = Fetched.read(nested(MAX_EVENT_DEPTH)).items
+
+    appointment = Appointment.read(item, CLINIC)
+    assert Appointment.model_validate_json(appointment.model_dump_json()) == appointment
+    assert appointment.extra["odd"] == item["odd"]
+
+
+@pytest.mark.parametrize(
+    "broken",
+    [
+        *(b"", b"[]", b"{}", body({"appointments": {}}), b"\xff"),
+        nested(MAX_EVENT_DEPTH + 1),
+        nested(500),
+    ],
+)
 def test_result_is_refused_when_it_is_none(broken: bytes) -> None:
     with pytest.raises(ValueError, match=r".*"):
         Fetched.read(broken)

@@ -80,7 +80,7 @@ ALLOWED = {
         "formats",
         "fhir",
     },
-    "appointments.py": {"models"},
+    "appointments.py": {"json_limits", "models"},
     "reading.py": {"errors", "models"},
     "formats.py": {"appointments", "errors", "fhir", "reading"},
     "snapshots.py": {"appointments", "models"},

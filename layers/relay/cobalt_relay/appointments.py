@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
+from cobalt_relay.json_limits import MAX_EVENT_DEPTH, nests_within
 from cobalt_relay.models import MAX_ID_LENGTH, CobaltEvent, first_id, moment_of
 
 
@@ -320,6 +321,8 @@ class Fetched(NamedTuple):
         and one longer than any id, stays the text that it was.
         """
         document = json.loads(body, parse_float=_float, parse_int=_int, parse_constant=str)
+        if not nests_within(document, MAX_EVENT_DEPTH):
+            raise ValueError
         event = CobaltEvent.read(_whole(document) if _SURROGATE.search(body) else document)
         data = event.data if isinstance(event.data, dict) else {}
         listed = data.get("appointments")

@@ -3,6 +3,10 @@
 from itertools import accumulate
 from typing import Any
 
+MAX_EVENT_DEPTH = 64
+"""Levels of what Cobalt delivers, or tells when it is asked for a result; the documented ones have
+5."""
+
 _OPENING = b"[{"
 _NOT_STRUCTURE = bytes(set(range(256)) - set(b'"[]{},'))
 

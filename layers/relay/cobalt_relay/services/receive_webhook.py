@@ -21,7 +21,7 @@ from cobalt_relay.errors import (
     MalformedDelivery,
     WebhookSecretNotConfigured,
 )
-from cobalt_relay.json_limits import nests_within
+from cobalt_relay.json_limits import MAX_EVENT_DEPTH, nests_within
 from cobalt_relay.models import (
     MAX_ID_LENGTH,
     PROBE,
@@ -37,8 +37,6 @@ from cobalt_relay.services.take_in import Delivery, TakeIn, Verdict
 
 MAX_DELIVERY_BYTES = 6 * 1024 * 1024
 """What a synchronous Lambda invocation takes (Lambda quotas): no larger one gets here on AWS."""
-MAX_DELIVERY_DEPTH = 64
-"""Levels of a body; the documented ones have 5."""
 
 _NO_HEADERS = UnsignedHeaders()
 _SIGNATURE = re.compile(r"[0-9a-f]{64}", re.ASCII)
@@ -146,7 +144,7 @@ def _parse(body: bytes) -> CobaltEvent:
     """Read the body as JavaScript would: a repeated key's last value counts, NaN is no JSON."""
     try:
         document = json.loads(body.decode(), parse_constant=_no_constant, parse_int=_whole_number)
-        if not nests_within(document, MAX_DELIVERY_DEPTH):
+        if not nests_within(document, MAX_EVENT_DEPTH):
             raise ValueError  # noqa: TRY301 - one answer for all that is no event
         return CobaltEvent.read(document)
     except (ValueError, RecursionError):
