@@ -168,14 +168,19 @@ class Relay:
         items: Iterable[Item] = (),
         as_of: datetime | None = None,
     ) -> None:
-        """Put the days of a window into the bucket, in place of those that are there."""
+        """Put the days of a window into the bucket, in place of those that are there.
+
+        A run that takes in a fetch may write them at this moment.
+        """
         name = self.connection(clinic).get("time_zone", DEFAULT_ZONE)
         zone, days = ZoneInfo(name), Window.parse(*window.values())
         connection_id = connection_id_of(self.stack.access_tokens[clinic])
         snapshots = Snapshots(self.stack.aws.s3, self.stack.bucket)
         of_clinic = Clinic(zone, zone, {})
         for day in days_of(of_clinic, connection_id, days, items, as_of or utc_now()):
-            assert snapshots.write(day, snapshots.read(connection_id, day.day))
+            assert any(
+                snapshots.write(day, snapshots.read(connection_id, day.day)) for _ in range(5)
+            )
 
     def run_fetches(self, *works: FetchWork) -> list[int]:
         """Hand messages to `run_fetches` as Lambda does; tell which of them are to come again."""
