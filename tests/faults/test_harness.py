@@ -23,7 +23,7 @@ from cobalt_relay.services.fetch_appointments import FetchAppointments
 from cobalt_relay.services.gather_ranges import GatherRanges
 from cobalt_relay.services.take_in import TakeIn
 from tests.faults.lab import Lab
-from tests.faults.matrix import RETRIES, run_case
+from tests.faults.matrix import OF_EFFECTS, RETRIES, run_case
 from tests.faults.paths import PATHS
 from tests.faults.wire import Call, Crash, Fault, Kind, Wire
 
@@ -149,7 +149,7 @@ def test_a_promise_breaks_when_the_relay_is_built_wrong(
 
 def _first_broken(lab: Lab, name: str) -> str:
     clean = run_case(lab, PATHS[name], None, RETRIES[0])
-    cases = product(range(len(clean.calls)), Kind, RETRIES)
+    cases = product(range(len(clean.calls)), OF_EFFECTS, RETRIES)
     runs = (run_case(lab, PATHS[name], Fault(number, kind), retry) for number, kind, retry in cases)
     return next("; ".join(run.broken) for run in chain([clean], runs) if run.broken)
 
