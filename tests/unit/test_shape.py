@@ -81,7 +81,7 @@ ALLOWED = {
         "fhir",
     },
     "appointments.py": {"json_limits", "models"},
-    "reading.py": {"errors", "models"},
+    "reading.py": {"appointments", "errors", "models"},
     "formats.py": {"appointments", "errors", "fhir", "reading"},
     "snapshots.py": {"appointments", "models"},
     "fhir.py": {"appointments", "models"},

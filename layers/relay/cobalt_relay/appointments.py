@@ -217,6 +217,15 @@ OLDER_NAMES = {
 }
 """What older editions call a field (docs: Webhooks, Appointments)."""
 
+type Place = tuple[bool, float, str]
+"""Where an appointment stands in its day: by time, then by id; those without a time come last."""
+
+
+def place_in_day(begins: Moment | None, name: str) -> Place:
+    """Tell where an appointment stands in its day, by its time and its id."""
+    return begins is None, begins.timestamp() if begins else 0.0, name
+
+
 Reader = Callable[[Any, Clinic], Any]
 
 

@@ -9,13 +9,12 @@ import json
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from datetime import UTC, date, datetime, timedelta
-from itertools import groupby
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from uuid import UUID, uuid5
 
 from cobalt_relay.appointments import NormalizedStatus
-from cobalt_relay.models import MAX_NUMBER, iso
+from cobalt_relay.models import MAX_NUMBER, Window, iso
 
 EXTENSION = "urn:cobalt-relay:fhir:"
 """Before the name of a field, the `url` of its extension."""
@@ -136,7 +135,7 @@ def outcome(
     issues = [
         {"severity": severity, "code": code, "diagnostics": words.format(run)}
         for severity, code, words, days in said
-        for run in _runs(days)
+        for run in map(_span, Window.runs(days))
     ]
     if not issues:
         return None
@@ -153,7 +152,7 @@ def write_bundle(
     total: int | None = None,
     outcome: Mapping[str, Any] | None = None,
 ) -> Iterator[str]:
-    """Write a `searchset` piece by piece, holding one entry at a time; the outcome comes last.
+    """Write a `searchset` in ASCII, piece by piece, one entry at a time; the outcome comes last.
 
     `links` are URLs by their relation (`self`, `next`). `total` counts the matches of all pages,
     where that is known. The same version of an appointment is written once, however often it comes:
@@ -164,15 +163,18 @@ def write_bundle(
         head["total"] = total
     if links:
         head["link"] = [{"relation": relation, "url": url} for relation, url in links.items()]
-    yield _json(head)[:-1]
+    yield _ascii(head)[:-1]
     before, after = ',"entry":[', "}"
     for each in _distinct(entries):
-        yield before + _json(each)
+        yield before + _ascii(each)
         before, after = ",", "]}"
     if outcome is not None:
-        yield before + _json(outcome)
+        yield before + _ascii(outcome)
         after = "]}"
     yield after
+
+
+_ascii = json.JSONEncoder(separators=(",", ":")).encode
 
 
 def _distinct(entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any]]:
@@ -427,9 +429,5 @@ def _json(value: object, *, sort_keys: bool = False) -> str:
     return json.dumps(value, ensure_ascii=False, separators=(",", ":"), sort_keys=sort_keys)
 
 
-def _runs(days: Iterable[date]) -> Iterator[str]:
-    """Name the days, those in a row by the first and the last of them."""
-    numbered = enumerate(sorted(set(days)))
-    for _, run in groupby(numbered, lambda each: each[1].toordinal() - each[0]):
-        first, *rest = (day for _, day in run)
-        yield f"{first} to {rest[-1]}" if rest else f"{first}"
+def _span(days: Window) -> str:
+    return f"{days.start_date} to {days.end_date}" if days.days_between else f"{days.start_date}"

@@ -81,21 +81,11 @@ def _bundle(texts: Iterable[str], envelope: Envelope) -> Iterator[str]:
 
     pages = {"self": envelope.this_page, "next": envelope.next_page}
     stale = {each.day: each.as_of for each in envelope.days if each.is_stale and each.as_of}
-    bundle = write_bundle(
+    return write_bundle(
         map(json.loads, texts),
         links={relation: url for relation, url in pages.items() if url},
         outcome=outcome(envelope.never_fetched, stale),
     )
-    for part in bundle:
-        yield _WIDE.sub(_escaped, part)
-
-
-_WIDE = re.compile(r"[^\x00-\x7f]")
-
-
-def _escaped(found: re.Match[str]) -> str:
-    """Escape a character, which in JSON can only stand in a string."""
-    return _write(found[0])[1:-1]
 
 
 FORMATS = (

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, date, datetime, timedelta
 from enum import Enum, StrEnum
 from functools import cached_property
-from itertools import batched, pairwise
+from itertools import batched, groupby, pairwise
 from typing import Annotated, Any, Literal, NamedTuple, Self
 from uuid import UUID, uuid5
 
@@ -96,6 +96,19 @@ class Window(_Frozen):
         0 where they are equal, negative where they are swapped.
         """
         return (self.end_date - self.start_date).days
+
+    @property
+    def days(self) -> list[date]:
+        """Each of its days; none where it ends before it begins."""
+        return [self.start_date + timedelta(days=each) for each in range(self.days_between + 1)]
+
+    @classmethod
+    def runs(cls, days: Iterable[date]) -> Iterator[Self]:
+        """Give the windows of days that follow one another, in their order."""
+        numbered = enumerate(sorted(set(days)))
+        for _, run in groupby(numbered, lambda each: each[1].toordinal() - each[0]):
+            in_a_row = [day for _, day in run]
+            yield cls(start_date=in_a_row[0], end_date=in_a_row[-1])
 
     def parts(self, days: int) -> "tuple[Window, ...]":
         """Cut it into as few windows of at most so many days as there can be, as equal as can be.

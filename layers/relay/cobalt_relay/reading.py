@@ -17,6 +17,7 @@ from hashlib import sha256
 from typing import Any, NamedTuple, NoReturn, Self
 from urllib.parse import urlencode
 
+from cobalt_relay.appointments import Place, place_in_day
 from cobalt_relay.errors import (
     EndNotAfterStart,
     InvalidCursor,
@@ -235,15 +236,11 @@ def digest_of(*parts: object) -> str:
 
 # ----------------------------------------------------------------------------------------- its page
 
-type Place = tuple[bool, float, str]
-"""Where an appointment stands in its day: by time, then by id; those without a time come last."""
-
 
 def place_of(item: Item) -> Place:
     """Tell where an appointment stands in its day, as snapshots are ordered."""
     begins = item.get("datetime")
-    moment = datetime.fromisoformat(begins).timestamp() if begins else 0.0
-    return begins is None, moment, item["id"]
+    return place_in_day(datetime.fromisoformat(begins) if begins else None, item["id"])
 
 
 class Position(NamedTuple):
@@ -371,10 +368,7 @@ class Reading:
 
 def spans(days: Iterable[date]) -> str:
     """Write days briefly: `2025-01-01/2025-02-28,2025-03-03`, intervals as ISO 8601 has them."""
-    found: list[list[date]] = []
-    for day in days:
-        if found and day - found[-1][-1] == timedelta(days=1):
-            found[-1] = [found[-1][0], day]
-        else:
-            found.append([day])
-    return ",".join("/".join(map(str, each)) for each in found)
+    return ",".join(
+        f"{run.start_date}/{run.end_date}" if run.days_between else f"{run.start_date}"
+        for run in Window.runs(days)
+    )

@@ -12,7 +12,7 @@ from typing import Any, Literal, NamedTuple, Self
 from pydantic import BaseModel, ConfigDict
 from pydantic_core import from_json
 
-from cobalt_relay.appointments import Appointment, NormalizedStatus
+from cobalt_relay.appointments import Appointment, NormalizedStatus, Place, place_in_day
 from cobalt_relay.models import Instant
 
 type Version = tuple[Instant, str]
@@ -29,6 +29,11 @@ class SeenAppointment(Appointment):
     def version(self) -> Version:
         """What decides between two sights of it."""
         return self.as_of, self.fetched_by
+
+    @property
+    def place(self) -> Place:
+        """Where it stands in its day."""
+        return place_in_day(self.datetime, self.id)
 
 
 class Snapshot(BaseModel):
@@ -141,12 +146,7 @@ class Known(NamedTuple):
 
     def in_order(self) -> tuple[SeenAppointment, ...]:
         """Give the appointments by time, then by id; those without a time come last."""
-        return tuple(sorted(self.appointments.values(), key=_place))
-
-
-def _place(appointment: SeenAppointment) -> tuple[Any, ...]:
-    begins = appointment.datetime
-    return (begins is None, begins.timestamp() if begins else 0.0, appointment.id)
+        return tuple(sorted(self.appointments.values(), key=lambda each: each.place))
 
 
 # --------------------------------------------------------------------------------- what has changed

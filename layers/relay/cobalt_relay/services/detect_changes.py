@@ -95,7 +95,7 @@ class DetectChanges:
         bus: EventBus,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
-        each: "Each" = side_by_side,
+        each: Each = side_by_side,
     ) -> None:
         self._each = each
         self._jobs = jobs
@@ -165,10 +165,11 @@ class DetectChanges:
         days: dict[date, dict[str, SeenAppointment]] = defaultdict(dict)
         for name, (day, seen) in by_id.items():
             days[day][name] = seen
-        whole = set(_days(fetch.proven_window)) if fetched.is_complete else set()
+        asked, proven = fetch.job.window, fetch.proven_window
+        whole = set(proven.days) if proven and fetched.is_complete else set()
         return [
             Sight(day, fetch.version, day in whole, days.get(day, {}))
-            for day in sorted(days.keys() | set(_days(fetch.job.window)))
+            for day in sorted(days.keys() | set(asked.days if asked else ()))
         ]
 
     # --------------------------------------------------------------------------- what becomes of it
@@ -320,13 +321,6 @@ class _Fetch(NamedTuple):
             start_date=max(asked.start_date, told.start_date),
             end_date=min(asked.end_date, told.end_date),
         )
-
-
-def _days(window: Window | None) -> list[date]:
-    """List the days of a window; none of one that ends before it begins."""
-    if window is None:
-        return []
-    return [window.start_date + timedelta(days=each) for each in range(window.days_between + 1)]
 
 
 def _seen_at(job: Job, completion: Completion, fetched: Fetched) -> datetime:

@@ -154,12 +154,13 @@ class ManageConnections:
                 self._jobs.give(request, new_id)
         for found in list(self._ranges.of_connection(old_id)):
             self._jobs.give(found, new_id)
+        # One that is there is the new one's own, and newer, or was given before.
+        there = {day for day, _ in self._days.stored(new_id, _ALL_DAYS)}
         for day, _ in self._days.stored(old_id, _ALL_DAYS):
-            stored = self._days.read(old_id, day)
+            stored = self._days.read(old_id, day) if day not in there else None
             if stored:
                 snapshot = stored.snapshot
                 known = {"connection_id": new_id, "copied_from": snapshot.copied_from or old_id}
-                # One that is there is the new one's own, and newer.
                 self._days.write(snapshot.model_copy(update=known), None)
 
 

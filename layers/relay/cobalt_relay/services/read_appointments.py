@@ -18,7 +18,7 @@ from typing import Any, NamedTuple
 
 from cobalt_relay.errors import RelayError, ResultsFault
 from cobalt_relay.formats import Format, negotiated, told
-from cobalt_relay.models import connection_id_of, in_days, utc_now
+from cobalt_relay.models import Window, connection_id_of, utc_now
 from cobalt_relay.observability import count, logger
 from cobalt_relay.reading import (
     Envelope,
@@ -271,13 +271,11 @@ class _Page:
 
     def days_from(self, first: date) -> list[StaleDay]:
         """Give each day of the window from one on, with what is known of it as a whole."""
-        length = (self._request.window.end_date - first).days + 1
-        days = [in_days(first, number, 1).start_date for number in range(length)]
         return [
             StaleDay(day, _moment(self._known[day].as_of), self._known[day].fetched_by)
             if day in self._known
             else StaleDay(day)
-            for day in days
+            for day in Window(start_date=first, end_date=self._request.window.end_date).days
         ]
 
     def mark(self, stale: set[date], refresh: Refresh) -> None:
