@@ -217,7 +217,7 @@ OLDER_NAMES = {
 }
 """What older editions call a field (docs: Webhooks, Appointments)."""
 
-type Place = tuple[bool, float, str]
+Place = tuple[bool, float, str]
 """Where an appointment stands in its day: by time, then by id; those without a time come last."""
 
 
