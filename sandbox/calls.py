@@ -112,6 +112,7 @@ class Endpoint:
         received = Received(datetime.now(UTC), request.method, request.url.path, query)
         clinic = self._world.clinics.by_token(request.headers.get("access_token", ""))
         received.clinic = clinic.name if clinic else None
+        received.traceparent = request.headers.get("traceparent")
         self._world.journal.append(received)
         return received
 

@@ -21,6 +21,8 @@ class Received:
     body: object = None
     status: int | None = None
     fault: str | None = None
+    traceparent: str | None = None
+    """The trace that the caller hands on, by W3C Trace Context."""
 
     def public(self) -> dict[str, object]:
         """Show the call on the control interface."""
@@ -33,6 +35,7 @@ class Received:
             "clinic": self.clinic,
             "fault": self.fault,
             "body": self.body,
+            "traceparent": self.traceparent,
         }
 
 

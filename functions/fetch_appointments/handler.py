@@ -48,4 +48,4 @@ def fetch_range() -> Response[str]:
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer API Gateway."""
-    return app.resolve(event, context)
+    return api.resolve(app, event, context)

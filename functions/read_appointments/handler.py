@@ -49,4 +49,4 @@ def read_appointments() -> Response[str]:
 @observed
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer API Gateway."""
-    return app.resolve(event, context)
+    return api.resolve(app, event, context)

@@ -10,6 +10,7 @@ import stat
 import subprocess
 import sys
 import time
+import uuid
 from collections.abc import Callable, Iterator
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
@@ -31,6 +32,7 @@ from cobalt_relay.models import (
     utc_now,
 )
 from tests.integration.support import DEFAULT_ZONE, Relay, eventually
+from tools.local.eventlog import EventLog
 from tools.local.sandbox import Sandbox
 from tools.local.stack import Stack
 from tools.relay import redrive
@@ -361,6 +363,56 @@ def test_exit_code_tells_when_a_fetch_ends_without_success(
     assert (failed.code, failed.json["status"], watched.code) == (5, "FAILED", 5)
     ids = [each["job_execution_id"] for each in listed.json["jobs"]]
     assert ids[0] == failed.json["job_execution_id"]
+
+
+@pytest.mark.usefixtures("connection")
+def test_whole_story_of_a_job_is_told_by_its_trace(
+    cli: Cli, stack: Stack, relay: Relay, events: EventLog
+) -> None:
+    trace_id = uuid.uuid4().hex
+    headers = stack.headers(CLINIC) | {"traceparent": f"00-{trace_id}-b7ad6b7169203331-01"}
+    days = {"start_date": "2031-06-02", "end_date": "2031-06-03"}
+    job = relay.fetch(days, headers=headers).json()["job_execution_id"]
+    relay.ended_job(job)
+    eventually(lambda: events.of(job) and events.changes_of(job))
+
+    def story() -> Ran | None:
+        ran = cli("jobs", "show", job, "--trace", "--json")
+        messages = {line.get("message") for line in ran.json["log"]}
+        return ran if messages >= {"fetch_accepted", "job_ended", "changes_detected"} else None
+
+    told, plain = eventually(story), cli("jobs", "show", job, "--trace")
+    assert told
+    functions = [line["function"] for line in told.json["log"]]
+    traces = {line["trace_id"] for line in told.json["log"]}
+    [call] = [
+        each
+        for each in stack.sandbox.requests("/v1/appointments/fetch")
+        if trace_id in (each["traceparent"] or "")
+    ]
+    assert told.json["trace_id"] == trace_id
+    assert traces == {trace_id}
+    assert list(dict.fromkeys(functions)) == [
+        "fetch_appointments",
+        "receive_webhook",
+        "detect_changes",
+    ]
+    about = [*events.of(job), *events.changes_of(job)]
+    assert {event["detail"]["trace_id"] for event in about} == {trace_id}
+    assert call["status"] == 202
+    assert "receive_webhook    INFO job_ended" in plain.out
+
+
+def test_story_is_refused_when_the_relay_did_not_start_the_job(cli: Cli, relay: Relay) -> None:
+    job = f"job_{uuid.uuid4().hex[:24]}"
+    row = Job(job_execution_id=job, state=JobState.ACCEPTED)
+    table = Table(relay.stack.aws.dynamodb, relay.stack.table)
+    expiry = {"expires_at": int(utc_now().timestamp()) + 600}
+    item = row.model_dump(mode="json", exclude_none=True) | expiry
+    table.write(Put(Key("JOB", job), item))
+
+    assert cli("jobs", "show", job).code == 0
+    assert cli("jobs", "show", job, "--trace").code == 3
 
 
 def test_fetch_that_goes_on_is_told_when_its_waiting_is_ended(

@@ -6,7 +6,7 @@ import hmac
 import json
 import socket
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
@@ -17,7 +17,7 @@ from zoneinfo import ZoneInfo
 import pytest
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
-from cobalt_relay import bootstrap
+from cobalt_relay import bootstrap, tracing
 from cobalt_relay.models import CobaltEvent, FetchWork, ListedEvent
 from cobalt_relay.observability import logger
 from cobalt_relay.services.announce import Announcer
@@ -247,6 +247,13 @@ def _aws_environment(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("AWS_ACCESS_KEY_ID", "nobody")
     monkeypatch.setenv("AWS_SECRET_ACCESS_KEY", "nothing")
     monkeypatch.setenv("AWS_DEFAULT_REGION", "us-east-1")
+
+
+@pytest.fixture(autouse=True)
+def _trace_of_its_own() -> Iterator[None]:
+    """A use case that is called without its handler follows a trace to the end of the test."""
+    with tracing.traced(None):
+        yield
 
 
 @pytest.fixture(autouse=True)

@@ -276,6 +276,7 @@ EVENT = CobaltEventReceived(
     connection_id=None,
     access_token_reference_id="user_1",
     window=None,
+    trace_id="0af7651916cd43dd8448eb211c80319c",
     cobalt_event_id="evt_1",
     event_type="appointment.created",
     received_at=NOW,

@@ -82,7 +82,8 @@ def deliver(job_execution_id: str, **data: Any) -> None:
 
 
 def test_open_job_is_told_and_when_to_ask_again(world: World) -> None:
-    job_execution_id = start()
+    trace_id = "0af7651916cd43dd8448eb211c80319c"
+    job_execution_id = start(traceparent=f"00-{trace_id}-b7ad6b7169203331-01")
     world.clock.sleep(5)
 
     answer = get(job_execution_id)
@@ -105,6 +106,7 @@ def test_open_job_is_told_and_when_to_ask_again(world: World) -> None:
         "error_code": None,
         "result_url": None,
         "result_url_expires_at": None,
+        "trace_id": trace_id,
     }
     assert header(answer, "Retry-After") == "2"
     assert header(answer, "Cache-Control") == "no-store"

@@ -71,6 +71,7 @@ ALLOWED = {
         "errors",
         "events",
         "observability",
+        "tracing",
         "javascript",
         "json_limits",
         "clinic_time",
@@ -93,8 +94,9 @@ ALLOWED = {
     "events.py": {"models"},
     "settings.py": {"clinic_time", "errors"},
     "errors.py": set(),
-    "observability.py": {"errors"},
-    "api.py": {"errors", "models", "json_limits", "observability", "reading"},
+    "tracing.py": set(),
+    "observability.py": {"errors", "tracing"},
+    "api.py": {"errors", "models", "json_limits", "observability", "reading", "tracing"},
     "adapters": {
         "adapters",
         "clinic_time",
@@ -103,6 +105,7 @@ ALLOWED = {
         "events",
         "places",
         "snapshots",
+        "tracing",
     },
     "bootstrap.py": {"adapters", "services", "settings"},
 }

@@ -312,11 +312,19 @@ def list_jobs(
 
 
 @jobs.command("show")
-def show_job(context: typer.Context, job: str, *, _json: AsJson = False) -> None:
+def show_job(
+    context: typer.Context,
+    job: str,
+    *,
+    trace: Annotated[
+        bool, typer.Option("--trace", help="And what each function logged about it.")
+    ] = False,
+    _json: AsJson = False,
+) -> None:
     """Show everything about a job, or about a range and its pieces."""
     from tools.relay.jobs import show
 
-    show(context.obj.session.deployment, context.obj.output, job)
+    show(context.obj.session.deployment, context.obj.output, job, trace=trace)
 
 
 @jobs.command("watch")

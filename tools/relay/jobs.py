@@ -8,7 +8,7 @@ import typer
 from cobalt_relay.adapters.table import Key
 from cobalt_relay.models import Job, JobReport, RangeReport, RequestRecord, Window, utc_now
 from cobalt_relay.services.gather_ranges import outcomes_of
-from tools.relay import rows
+from tools.relay import rows, story
 from tools.relay.faults import ExitCode, FetchEnded, NotFound, WrongUsage
 from tools.relay.output import Output, ago
 from tools.relay.session import Deployment
@@ -55,13 +55,22 @@ def show_all(
     )
 
 
-def show(deployment: Deployment, output: Output, job_execution_id: str) -> None:
-    """Show one."""
-    document = read(deployment, find(deployment, job_execution_id))
+def show(deployment: Deployment, output: Output, named: str, *, trace: bool = False) -> None:
+    """Show one; with `trace` what every function logged about it, too."""
+    document = read(deployment, find(deployment, named))
+    lines = []
+    if trace:
+        with output.working("Reading the logs ..."):
+            lines = story.lines_of(deployment, document)
+        document["log"] = [story.told(line) for line in lines]
     if output.as_json:
         output.document(document)
-    else:
-        tell(output, document)
+        return
+    tell(output, document)
+    if trace:
+        output.say()
+        for line in lines:
+            output.say(str(line))
 
 
 def watch(deployment: Deployment, output: Output, named: str) -> None:
@@ -156,7 +165,7 @@ def tell(output: Output, document: dict[str, Any]) -> None:
     """Show to people what is known of a job or a range."""
     facts = []
     for name, value in document.items():
-        if name == "pieces":
+        if name in {"pieces", "log"}:
             continue
         said = value
         if isinstance(value, dict) and "start_date" in value:

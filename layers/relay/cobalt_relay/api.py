@@ -17,7 +17,9 @@ from uuid import NAMESPACE_OID, uuid5
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import ServiceError
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
+from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -138,6 +140,16 @@ def resolver() -> APIGatewayRestResolver:
     app.exception_handler(ServiceError)(answer_service_error)
     app.exception_handler(Exception)(answer_unexpected_error)
     return app
+
+
+def resolve(
+    app: APIGatewayRestResolver, event: dict[str, Any], context: LambdaContext
+) -> dict[str, Any]:
+    """Answer a caller's request, under the trace that the caller brings or that is named for it."""
+    request = APIGatewayProxyEvent(event)
+    headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
+    tracing.follow(tracing.of_headers(headers) or tracing.of_request(request_id(request)))
+    return app.resolve(event, context)
 
 
 def answer(
@@ -430,7 +442,8 @@ def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Response[str]:
     if error.retry_after:
         headers["Retry-After"] = error.retry_after
     status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
-    logger.info("request_refused", extra={"error_code": error.code, "status": int(status)})
+    ids = {"request_id": request_id(event), "error_code": error.code, "status": int(status)}
+    logger.info("request_refused", extra=ids)
     return answer(event, status, body, headers)
 
 

@@ -53,6 +53,8 @@ class RelayEvent(BaseModel):
     connection_id: str | None
     access_token_reference_id: str | None
     window: Window | None
+    trace_id: str | None
+    """What the log lines about it carry too; None where an edition without traces began it."""
 
     @property
     @abstractmethod
@@ -248,6 +250,7 @@ def connection_changed(change: ConnectionChange) -> RelayEvent:
         "connection_id": change.connection_id,
         "access_token_reference_id": change.access_token_reference_id,
         "window": None,
+        "trace_id": change.trace_id,
     }
     if change.state is ConnectionState.ACTIVE:
         return ConnectionResumed(
@@ -276,6 +279,7 @@ def range_completed(found: FetchRange) -> RelayEvent | None:
         connection_id=plan.connection_id,
         access_token_reference_id=None,
         window=plan.request.window,
+        trace_id=plan.trace_id,
         request_id=found.request_id,
         trigger=plan.trigger,
         search_by=plan.request.search_by,
@@ -297,6 +301,7 @@ def job_ended(job: Job) -> RelayEvent | None:
     fetch = {
         "job_execution_id": job.job_execution_id,
         "connection_id": job.connection_id,
+        "trace_id": job.trace_id,
         "request_id": job.request_id,
         "trigger": job.trigger,
         "search_by": job.search_by,
@@ -348,6 +353,7 @@ def request_ended(request: RequestRecord) -> RelayEvent | None:
         "connection_id": request.connection_id,
         "access_token_reference_id": None,
         "window": request.window,
+        "trace_id": request.trace_id,
         "request_id": request.request_id,
         "trigger": request.trigger,
         "search_by": request.search_by,
@@ -377,6 +383,7 @@ def cobalt_event_received(event_id: str, record: EventRecord) -> RelayEvent | No
         connection_id=record.connection_id,
         access_token_reference_id=record.access_token_reference_id,
         window=None,
+        trace_id=record.trace_id,
         cobalt_event_id=event_id,
         event_type=record.event_type,
         received_at=record.received_at,

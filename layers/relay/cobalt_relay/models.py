@@ -684,6 +684,8 @@ class Request(_Frozen):
     requested_at: Instant
     range_id: str | None = None
     """The range of which it is a piece."""
+    trace_id: str | None = None
+    """Under which all that happens to it is told; None in a row of an edition without traces."""
 
 
 Notification = Literal["open", "sent"]
@@ -739,6 +741,8 @@ class Job(_Frozen):
     expired_at: Instant | None = None
     range_id: str | None = None
     """The range of which it is a piece."""
+    trace_id: str | None = None
+    """That of its request."""
     closed_at: Instant | None = None
     """When it was ended without a result, and with which code: its connection was suspended."""
     error_code: str | None = None
@@ -790,6 +794,8 @@ class JobReport(_Frozen):
     result_url: str | None = Field(repr=False)
     """Where its result can be read for some minutes; None where there is none, or none any more."""
     result_url_expires_at: Instant | None
+    trace_id: str | None
+    """What the logs and events about it have in common."""
 
     @classmethod
     def of(cls, job: Job, requested_at: datetime | None, link: ResultLink | None = None) -> Self:
@@ -811,6 +817,7 @@ class JobReport(_Frozen):
             error_code=end.error_code if end else job.error_code,
             result_url=link.url if link else None,
             result_url_expires_at=link.expires_at if link else None,
+            trace_id=job.trace_id,
         )
 
 
@@ -874,6 +881,7 @@ class EventRecord(_FromCobalt):
     job_execution_id: str | None = None
     connection_id: str | None = None
     access_token_reference_id: str | None = None
+    trace_id: str | None = None
     notification: Notification | None = None
     result: ResultLocation | None = None
 
@@ -1001,6 +1009,8 @@ class ConnectionChange(_FromCobalt):
     reported_by: Reporter | None = None
     job_execution_id: str | None = None
     """Of one that was resumed: the job whose success showed it."""
+    trace_id: str | None = None
+    """Of what showed it."""
     notification: Notification | None = None
     looks: int = 0
 
@@ -1017,6 +1027,13 @@ class RangePlan(_Frozen):
     trigger: Trigger
     request: RangeRequest
     accepted_at: Instant
+    caller_trace_id: str | None = None
+    """Of the call that asked for it; a schedule's has none."""
+
+    @property
+    def trace_id(self) -> str:
+        """Under which all that happens to it and to its pieces is told."""
+        return self.caller_trace_id or trace_id_of(self.range_id)
 
     @property
     def deadline(self) -> datetime:
@@ -1106,6 +1123,8 @@ class RangeReport(_Frozen):
     appointment_count: int
     """Of the pieces that have completed so far."""
     pieces: tuple[PieceOutcome, ...]
+    trace_id: str
+    """What the logs and events about it and its pieces have in common."""
 
     @classmethod
     def of(cls, found: FetchRange, outcomes: tuple[PieceOutcome, ...]) -> Self:
@@ -1120,17 +1139,24 @@ class RangeReport(_Frozen):
             deadline=found.plan.deadline,
             appointment_count=sum(each.appointment_count or 0 for each in outcomes),
             pieces=outcomes,
+            trace_id=found.plan.trace_id,
         )
 
 
 _ATTEMPTS = UUID("0c5b0f0e-55a4-5c5e-8d5e-1f2f6a1b7c10")
-_RANGE_ID = re.compile(r"range_[0-9a-f]{32}", re.ASCII)
+_RANGE = "range_"
+_RANGE_ID = re.compile(_RANGE + r"[0-9a-f]{32}", re.ASCII)
 
 
 def range_id_of(*parts: str) -> str:
     """Name a range by what makes it what it is: the same parts give the same range."""
     text = "\n".join(parts)
-    return "range_" + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+    return _RANGE + hashlib.sha256(text.encode(errors="surrogatepass")).hexdigest()[:32]
+
+
+def trace_id_of(range_id: str) -> str:
+    """Give the trace of a range that no caller asked for: the digits of its id."""
+    return range_id.removeprefix(_RANGE)
 
 
 def is_range_id(text: str) -> bool:

@@ -15,6 +15,7 @@ from aws_lambda_powertools import Logger
 from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import RelayError, UnexpectedFailure
 
 # Escaped to ASCII, so that no separator of another alphabet breaks a line in two.
@@ -26,6 +27,14 @@ metrics = Metrics(namespace="CobaltRelay", service="cobalt-relay")
 # secrets and tokens among them; urllib3 warns with the malformed headers of an answer.
 for _talkative in ("boto3", "botocore", "requests", "urllib3"):
     logging.getLogger(_talkative).setLevel(logging.ERROR)
+
+
+def _with_trace(record: logging.LogRecord) -> bool:
+    record.trace_id = tracing.current()
+    return True
+
+
+logger.addFilter(_with_trace)
 
 type Handler = Callable[[dict[str, Any], LambdaContext], Any]
 
@@ -48,7 +57,7 @@ def failure(error: BaseException) -> dict[str, str]:
 
 
 def observed(handler: Handler) -> Handler:
-    """Give every log line the ids of the invocation, and send its metrics when it ends.
+    """Give every log line the ids of the invocation and a trace; send its metrics when it ends.
 
     What nobody foresaw leaves as `UnexpectedFailure`: Lambda writes the text of an exception into
     its log, into the answer and into the failure queue.
@@ -59,7 +68,8 @@ def observed(handler: Handler) -> Handler:
     @wraps(handler)
     def invoke(event: dict[str, Any], context: LambdaContext) -> Any:  # noqa: ANN401 - Lambda's
         try:
-            return handler(event, context)
+            with tracing.traced(tracing.of_request(context.aws_request_id)):
+                return handler(event, context)
         except RelayError:
             raise
         except Exception as error:  # noqa: BLE001 - whatever it is, its text stays here

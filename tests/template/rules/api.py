@@ -46,6 +46,7 @@ LOGGED = frozenset(
     {
         "error.responseType",
         "extendedRequestId",
+        "xrayTraceId",
         "httpMethod",
         "identity.sourceIp",
         "integration.integrationStatus",

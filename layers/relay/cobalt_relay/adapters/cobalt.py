@@ -49,6 +49,7 @@ from cobalt_relay.models import (
     first_label,
     job_id_of,
 )
+from cobalt_relay.tracing import traceparent
 
 CONNECT_SECONDS = 3.05
 ANSWER_SECONDS = 18.0
@@ -370,11 +371,12 @@ class Cobalt:
 
 
 def headers_of(credentials: ClientCredentials) -> dict[str, str]:
-    """Give the headers of every call."""
+    """Give the headers of every call; the trace is handed on."""
     return {
         "client_id": credentials.client_id,
         "client_secret": credentials.client_secret,
         "Accept": "application/json",
+        **traceparent(),
         # A connection that was kept through a pause of the function may be dead, and a request that
         # goes into a dead one has an unknown outcome. A handshake is cheaper.
         "Connection": "close",

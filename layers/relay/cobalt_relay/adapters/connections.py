@@ -17,6 +17,7 @@ from functools import partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Literal
 
+from cobalt_relay import tracing
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
 from cobalt_relay.adapters.layout import (
     announcement,
@@ -318,6 +319,7 @@ def _change_of(
         access_token_reference_id=connection.access_token_reference_id,
         state=state,
         changed_at=now,
+        trace_id=tracing.current(),
         notification="open",
         **facts,
     )

@@ -198,6 +198,7 @@ class Jobs:
             deadline=accepted_at + self._deadline,
             expired_at=request.expired_at if isinstance(request, RequestRecord) else None,
             range_id=request.range_id,
+            trace_id=request.trace_id,
         )
         accepted = move(
             _request_key(request.request_id),

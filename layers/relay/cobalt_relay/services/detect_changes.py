@@ -16,6 +16,7 @@ from typing import Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
+from cobalt_relay import tracing
 from cobalt_relay.appointments import Clinic, Fetched
 from cobalt_relay.clinic_time import zone_named
 from cobalt_relay.errors import MalformedNotice, ResultsFault, UnreadableResult
@@ -114,6 +115,7 @@ class DetectChanges:
         """
         _, found = self._jobs.rows(job_ids=[notice.job_execution_id])
         job = found.get(notice.job_execution_id)
+        tracing.follow(job.trace_id if job else None)
         completion, connection_id = (job.completion, job.connection_id) if job else (None, None)
         ids = {"job_execution_id": notice.job_execution_id, "connection_id": connection_id}
         if not job or not completion or not connection_id or job.state is not JobState.COMPLETED:
@@ -362,6 +364,7 @@ def _events(
             connection_id=fetch.connection_id,
             access_token_reference_id=fetch.completion.access_token_reference_id,
             window=fetch.window,
+            trace_id=fetch.job.trace_id,
             as_of=fetch.as_of,
             part=number,
             parts=len(parts),

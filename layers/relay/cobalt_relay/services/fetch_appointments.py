@@ -16,6 +16,7 @@ from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -150,6 +151,7 @@ class FetchAppointments:
             fingerprint=fetch.fingerprint(access_token),
             requested_at=self._now(),
             range_id=piece.range_id if piece else None,
+            trace_id=tracing.current(),
         )
         flight = self._flight(request)
         hold = flight
@@ -276,7 +278,11 @@ class FetchAppointments:
             if not was_awaited and not (is_open and is_young):
                 return None
         count("FetchRepeated" if has_key else "FetchJoined")
-        ids = {"request_id": asked.request_id, "job_execution_id": asked.job_execution_id}
+        ids = {
+            "request_id": asked.request_id,
+            "job_execution_id": asked.job_execution_id,
+            "trace_id_of_job": asked.trace_id,
+        }
         logger.info("fetch_repeated" if has_key else "fetch_joined", extra=ids)
         return Started(asked.job_execution_id, joined=not has_key)
 

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from uuid import uuid4
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import IdempotencyKeyReused, TableFault
 from cobalt_relay.models import (
     FetchRange,
@@ -75,6 +76,7 @@ class FetchRanges:
             trigger="range",
             request=request,
             accepted_at=now,
+            caller_trace_id=tracing.current(),
         )
         found = FetchRange(plan=plan, state=RangeState.ACCEPTED, request_id=request_id)
         fingerprint = request.fingerprint(access_token)

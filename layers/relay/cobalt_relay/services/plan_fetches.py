@@ -43,6 +43,7 @@ from cobalt_relay.models import (
     in_days,
     moment_of,
     range_id_of,
+    trace_id_of,
     utc_now,
 )
 from cobalt_relay.observability import count, logger
@@ -227,12 +228,14 @@ class PlanFetches:
         count("ScheduledFetchFailed")
         ids = {"connection_id": connection_id, "error_code": error_code}
         logger.warning("scheduled_fetch_failed", extra=ids)
+        range_id = range_id_of(run.name, connection_id)
         event = AppointmentFetchFailed(
             job_execution_id=None,
             connection_id=connection_id,
             access_token_reference_id=None,
             window=in_days(run.planned_for.date(), run.plan.from_day, run.plan.days),
-            request_id=range_id_of(run.name, connection_id),
+            trace_id=trace_id_of(range_id),
+            request_id=range_id,
             trigger="schedule",
             search_by=run.plan.search_by,
             accepted_at=None,

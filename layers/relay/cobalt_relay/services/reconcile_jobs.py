@@ -22,6 +22,7 @@ from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, zip_longest
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -192,17 +193,18 @@ class ReconcileJobs:
         return {"due": len(due), **done}
 
     def _guarded(self, run: _Run, due: Due, look: Callable[[_Run, Due], None]) -> None:
-        """Look at one row; whatever fails is its own affair."""
-        try:
-            look(run, due)
-        except RelayError as error:
-            run.failed(error)
-            count("LookFailed")
-            logger.warning("look_failed", extra={**_ids(due), "error_code": error.code})
-        except Exception as error:  # noqa: BLE001 - the other rows must not suffer from it
-            run.done["failed"] += 1
-            count("LookFailed")
-            logger.error("unexpected_error", extra={**_ids(due), **failure(error)})
+        """Look at one row, under its trace; whatever fails is its own affair."""
+        with tracing.traced(_trace_of(due)):
+            try:
+                look(run, due)
+            except RelayError as error:
+                run.failed(error)
+                count("LookFailed")
+                logger.warning("look_failed", extra={**_ids(due), "error_code": error.code})
+            except Exception as error:  # noqa: BLE001 - the other rows must not suffer from it
+                run.done["failed"] += 1
+                count("LookFailed")
+                logger.error("unexpected_error", extra={**_ids(due), **failure(error)})
 
     # -------------------------------------------------------------------------------- announcements
 
@@ -267,25 +269,30 @@ class ReconcileJobs:
                 continue
             if not run.has_time:
                 raise OutOfTime
-            try:
-                if run.may_ask and self._find(job, "poll"):
-                    continue
-            except RelayError as error:
-                run.failed(error)
-                count("LookFailed")
-                ids = {"job_execution_id": job.job_execution_id, "error_code": error.code}
-                logger.warning("look_failed", extra=ids)
-                is_whole = False
-                continue
-            failed = self._jobs.fail_job(job, LOGIN_REQUIRED, self._now())
-            announcement = failed and job_ended(failed)
-            if failed and announcement:
-                count("JobFailed")
-                run.done["ended"] += 1
-                announced = Announced("JOB", job.job_execution_id, failed.state)
-                self._announcer.announce(announced, announcement)
-                self._ranges.gather_of(failed)
+            with tracing.traced(job.trace_id):
+                is_whole &= self._end_open_job(run, job)
         return is_whole
+
+    def _end_open_job(self, run: _Run, job: Job) -> bool:
+        """End an open job of a suspended connection; tell whether it could be looked at."""
+        try:
+            if run.may_ask and self._find(job, "poll"):
+                return True
+        except RelayError as error:
+            run.failed(error)
+            count("LookFailed")
+            ids = {"job_execution_id": job.job_execution_id, "error_code": error.code}
+            logger.warning("look_failed", extra=ids)
+            return False
+        failed = self._jobs.fail_job(job, LOGIN_REQUIRED, self._now())
+        announcement = failed and job_ended(failed)
+        if failed and announcement:
+            count("JobFailed")
+            run.done["ended"] += 1
+            announced = Announced("JOB", job.job_execution_id, failed.state)
+            self._announcer.announce(announced, announcement)
+            self._ranges.gather_of(failed)
+        return True
 
     def _look_at_connection(self, run: _Run, due: Due) -> None:
         """Ask Cobalt for the settings of a connection; once a day at least, where none answers."""
@@ -458,13 +465,14 @@ class ReconcileJobs:
         has_seen = run.done["failed"] == failed_before and run.may_ask
         since = min(request.requested_at for request in taken.values()) - CLOCK_SKEW
         for listed in self._listed(partial(self._cobalt.live_fetches_since, since=since)):
-            try:
-                self._see_whose(listed, open_ones, references)
-            except RelayError as error:
-                has_seen = False
-                run.done["failed"] += 1
-                ids = {"cobalt_event_id": listed.event.id, "error_code": error.code}
-                logger.warning("look_failed", extra=ids)
+            with tracing.traced(None):
+                try:
+                    self._see_whose(listed, open_ones, references)
+                except RelayError as error:
+                    has_seen = False
+                    run.done["failed"] += 1
+                    ids = {"cobalt_event_id": listed.event.id, "error_code": error.code}
+                    logger.warning("look_failed", extra=ids)
             if not run.has_time or not taken.keys() & open_ones.keys():
                 return False
         return has_seen
@@ -488,6 +496,7 @@ class ReconcileJobs:
             request = self._asked_by(listed, open_ones, references)
             if request:
                 del open_ones[request.request_id]
+                tracing.follow(request.trace_id)
                 if self._jobs.accept(request, job_execution_id, request.requested_at):
                     self._claimed(request, job_execution_id)
             elif not listed.created_at or self._now() - listed.created_at < SETTLED:
@@ -567,6 +576,13 @@ class ReconcileJobs:
             self._secrets.credentials,
             lambda credentials: self._cobalt.settings_of(credentials, access_token),
         )
+
+
+def _trace_of(due: Due) -> str | None:
+    """Give the trace of a row; a connection itself has none."""
+    if isinstance(due.row, FetchRange):
+        return due.row.plan.trace_id
+    return getattr(due.row, "trace_id", None)
 
 
 def _is_unknown(row: object) -> bool:

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
@@ -133,19 +134,26 @@ class RunFetches:
         """
         again: list[str] = []
         for message in messages:
-            try:
-                self._work_off(message, seconds_left())
-            except RelayError as error:
-                count("WorkFailed")
-                ids = {"message_id": message.id, "error_code": error.code}
-                logger.warning("work_failed", extra=ids)
-                again.append(message.id)
-                self._come_soon(message, error)
-            except Exception as error:  # noqa: BLE001 - the other messages must not suffer from it
-                count("WorkFailed")
-                logger.error("unexpected_error", extra=failure(error))
-                again.append(message.id)
+            with tracing.traced(None):
+                if not self._is_done_with(message, seconds_left()):
+                    again.append(message.id)
         return again
+
+    def _is_done_with(self, message: Message, seconds_left: float) -> bool:
+        """Work a message off; False where it is to come again."""
+        try:
+            self._work_off(message, seconds_left)
+        except RelayError as error:
+            count("WorkFailed")
+            ids = {"message_id": message.id, "error_code": error.code}
+            logger.warning("work_failed", extra=ids)
+            self._come_soon(message, error)
+            return False
+        except Exception as error:  # noqa: BLE001 - the other messages must not suffer from it
+            count("WorkFailed")
+            logger.error("unexpected_error", extra=failure(error))
+            return False
+        return True
 
     def _come_soon(self, message: Message, error: RelayError) -> None:
         """Let a message that failed come again soon, once; later on in its queue's own time.
@@ -162,6 +170,7 @@ class RunFetches:
             work.fetch  # noqa: B018 - its number may be that of no piece
         except (ValueError, IndexError):
             raise MalformedWork from None
+        tracing.follow(work.plan.trace_id)
         try:
             self._fetch(work, message, seconds_left)
         except _PutOff as put_off:
@@ -326,6 +335,7 @@ class RunFetches:
                 connection_id=work.plan.connection_id,
                 access_token_reference_id=None,
                 window=work.fetch.window,
+                trace_id=work.plan.trace_id,
                 request_id=work.request_id(0),
                 trigger=work.plan.trigger,
                 search_by=work.plan.request.search_by,

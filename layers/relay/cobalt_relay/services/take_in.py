@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
 
+from cobalt_relay import tracing
 from cobalt_relay.errors import StaleDelivery
 from cobalt_relay.events import cobalt_event_received, job_ended
 from cobalt_relay.models import (
@@ -109,6 +110,8 @@ class TakeIn:
         """
         event = delivery.event
         known = self._jobs.look_up(event.id, event.job_execution_id)
+        if known.job:
+            tracing.follow(known.job.trace_id)
         if known.event:
             return self._repeat(delivery, known.event, known.job)
         if delivery.via == "webhook":
@@ -172,6 +175,7 @@ class TakeIn:
             self._sleep(pause)
             job = self._jobs.look_up(delivery.event.id, delivery.event.job_execution_id).job
             if job:
+                tracing.follow(job.trace_id)
                 return job
         logger.info("job_unclaimed", extra=delivery.ids)
         return None
@@ -236,6 +240,7 @@ class TakeIn:
             job_execution_id=event.job_execution_id,
             connection_id=self._standing.heard(event, received_at),
             access_token_reference_id=event.access_token_reference_id,
+            trace_id=tracing.current(),
             notification="open",
             result=location,
         )
