@@ -49,3 +49,6 @@ def fetch_range() -> Response[str]:
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer API Gateway."""
     return api.resolve(app, event, context)
+
+
+bootstrap.warm_up(bootstrap.fetch_appointments)

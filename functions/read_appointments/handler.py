@@ -50,3 +50,6 @@ def read_appointments() -> Response[str]:
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer API Gateway."""
     return api.resolve(app, event, context)
+
+
+bootstrap.warm_up(bootstrap.read_jobs, bootstrap.read_appointments)

@@ -25,3 +25,6 @@ def receive_webhook() -> Response[str]:
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
     """Answer API Gateway."""
     return app.resolve(event, context)
+
+
+bootstrap.warm_up(bootstrap.receive_webhook)

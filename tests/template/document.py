@@ -24,6 +24,7 @@ VARIANTS: Mapping[str, Mapping[str, str]] = {
         "ScheduleFromDay": "-7",
         "ScheduleSpreadMinutes": "30",
         "SnapshotRetentionDays": "99",
+        "WebhookProvisionedConcurrency": "4",
     },
 }
 """Those that are audited, and one in which nothing has its default's value by chance."""

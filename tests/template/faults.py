@@ -388,7 +388,15 @@ OWN = (
         "every_route_leads_to_a_function_that_checks_its_caller",
         put(
             "Api > Body > paths > /webhooks/cobalt > post > x-amazon-apigateway-integration > uri",
-            {"Fn::Sub": "${FetchAppointments.Arn}/invocations"},
+            {"Fn::Sub": "${FetchAppointmentsAliaslive}/invocations"},
+        ),
+    ),
+    _fault(
+        "api-route-past-the-published-version",
+        "every_route_leads_to_a_function_that_checks_its_caller",
+        put(
+            "Api > Body > paths > /webhooks/cobalt > post > x-amazon-apigateway-integration > uri",
+            {"Fn::Sub": "${ReceiveWebhook.Arn}/invocations"},
         ),
     ),
     _fault(

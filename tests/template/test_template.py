@@ -96,6 +96,50 @@ def test_settings_are_the_environment_of_the_function(name: str) -> None:
     assert read == {variable for variable in given if not variable.startswith("POWERTOOLS_")}
 
 
+PUBLISHED = [
+    name
+    for name, resource in source()["Resources"].items()
+    if "AutoPublishAlias" in resource["Properties"]
+]
+NOT_OF_A_VERSION = {"Events", "ProvisionedConcurrencyConfig", "ReservedConcurrentExecutions"}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_version_is_published_anew_when_a_parameter_of_the_function_changes(name: str) -> None:
+    own = source()["Resources"][name]["Properties"]
+    told = {**source()["Globals"]["Function"], **own}
+    description = str(told.pop("VersionDescription"))
+    parameters = source()["Parameters"].keys()
+
+    named = parameters & set(re.findall(r"\$\{(\w+)\}", description))
+
+    properties = {key: value for key, value in told.items() if key not in NOT_OF_A_VERSION}
+    assert named == parameters_of(properties)
+    longest = sum(source()["Parameters"][each].get("MaxLength", 8) + 1 for each in named)
+    assert longest <= 256  # what Lambda takes for a description
+
+
+def test_functions_behind_the_api_are_those_that_publish_versions() -> None:
+    assert set(PUBLISHED) == {route.function for route in api.ROUTES.values()}
+
+
+def parameters_of(value: object) -> set[str]:
+    """Name the parameters on which a part of the template depends, by its conditions too."""
+    parameters, conditions = source()["Parameters"].keys(), source()["Conditions"]
+    match value:
+        case {"Ref": str(name)}:
+            return {name} & parameters
+        case {"Fn::Sub": str(text)}:
+            return parameters & set(re.findall(r"\$\{(\w+)\}", text))
+        case {"Fn::If": [str(condition), *branches]}:
+            return parameters_of(conditions[condition]) | parameters_of(branches)
+        case dict():
+            return set().union(*map(parameters_of, value.values()))
+        case list():
+            return set().union(*map(parameters_of, value))
+    return set()
+
+
 # -------------------------------------------------------------------------------------- the security page
 
 SECURITY = (ROOT / "SECURITY.md").read_text()

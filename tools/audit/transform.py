@@ -33,6 +33,7 @@ VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
             "EnableWaf": "true",
             "RequireApiKey": "true",
             "ReservedConcurrency": "50",
+            "SnapStart": "true",
             "WebhookSecretRotationDays": "30",
         },
         "guest": {

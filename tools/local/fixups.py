@@ -81,6 +81,14 @@ def apply(aws: Aws, stack_name: str) -> None:
         aws.functions.update_function_configuration(
             FunctionName=function, KMSKeyArn=stack.value(properties["KmsKeyArn"])
         )
+    for _, properties in stack.of_type("AWS::Lambda::Alias"):
+        # Not dropped; but here the functions are told where Cobalt is after the deployment, and no
+        # version learns of that.
+        aws.functions.update_alias(
+            FunctionName=stack.value(properties["FunctionName"]),
+            Name=properties["Name"],
+            FunctionVersion="$LATEST",
+        )
     for api, properties in stack.of_type("AWS::ApiGateway::RestApi"):
         _gateway_responses(aws, api, properties)
 

@@ -41,6 +41,8 @@ ROUTES = {
 signature, and the functions check both."""
 
 WEBHOOK = "/webhooks/cobalt"
+LIVE = "live"
+"""The alias of the version that is called: SnapStart and provisioned concurrency are a version's."""
 
 LOGGED = frozenset(
     {
@@ -123,7 +125,9 @@ def every_route_leads_to_a_function_that_checks_its_caller(document: Document) -
         integration = operation.get("x-amazon-apigateway-integration", {})
         code = document.resources[route.function]["Properties"]["Code"]["S3Key"]
         handler = (ROOT / code / "handler.py").read_text(encoding="utf-8")
-        leads_there = f"${{{route.function}.Arn}}/invocations" in text(integration.get("uri"))
+        leads_there = f"${{{route.function}Alias{LIVE}}}/invocations" in text(
+            integration.get("uri")
+        )
         if integration.get("type") != "aws_proxy" or not leads_there or route.check not in handler:
             yield f"{method} {path}"
 
