@@ -51,9 +51,15 @@ logs: $(if $(UP),environment) ## What the functions logged, oldest first; F=1 fo
 redrive: $(if $(UP)$(STACK),environment) ## Put failed runs and events back; DRY=1 shows, STACK=name on AWS
 	@$(if $(UP)$(STACK),$(REDRIVE),$(NOTHING_IS_UP))
 
+# The unit tests run on the packages of the built layer, trimmed as they are deployed; what only tests call of AWS has its
+# models in .venv. The functions of the deployed stack run on that layer anyway.
 test: check ## The checks, then every test, with coverage
+	@$(LOCAL) build
+	@PYTHONPATH=.local/build/DependenciesLayer/python AWS_DATA_PATH=$(BIN)/../lib/python3.13/site-packages/botocore/data \
+		$(BIN)/python -m pytest tests/unit --numprocesses 3 --dist loadfile --cov --cov-report=
 	@# In the order of their folders: the longest begin early.
-	@$(BIN)/python -m pytest --numprocesses 3 --dist loadfile --no-loadscope-reorder --cov --cov-report=term
+	@$(BIN)/python -m pytest --ignore tests/unit --numprocesses 3 --dist loadfile --no-loadscope-reorder \
+		--cov --cov-append --cov-report=term
 
 bench: environment ## Figures beside their rivals of the same run: a fleet's morning, a month's cost
 	@$(OURS) -m bench

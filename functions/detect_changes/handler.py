@@ -13,3 +13,6 @@ from cobalt_relay.services.detect_changes import Notice
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001 - Lambda's
     """Bring the days up to date that were fetched, and announce the difference."""
     bootstrap.detect_changes().run(Notice.parse(event))
+
+
+bootstrap.warm_up(bootstrap.detect_changes)

@@ -14,3 +14,6 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
     return bootstrap.reconcile_jobs().run(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000
     )
+
+
+bootstrap.warm_up(bootstrap.reconcile_jobs)

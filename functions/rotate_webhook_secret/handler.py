@@ -13,3 +13,6 @@ from cobalt_relay.services.rotate_webhook_secret import RotationStep
 def lambda_handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001
     """Take the step; an error is how Secrets Manager learns that it has to come again."""
     bootstrap.rotate_webhook_secret().run(RotationStep.parse(event))
+
+
+bootstrap.warm_up(bootstrap.rotate_webhook_secret)

@@ -26,3 +26,6 @@ def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, A
         messages, seconds_left=lambda: context.get_remaining_time_in_millis() / 1000
     )
     return {"batchItemFailures": [{"itemIdentifier": each} for each in again]}
+
+
+bootstrap.warm_up(bootstrap.run_fetches)

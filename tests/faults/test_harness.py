@@ -1,7 +1,6 @@
 """The crash matrix can fail: a relay that is built wrong breaks a promise in it."""
 
 from collections.abc import Callable
-from dataclasses import replace
 from functools import partial
 from itertools import chain, product
 from typing import Any
@@ -66,7 +65,7 @@ def overwrite(patch: Patch) -> None:
         write(
             self,
             *(
-                replace(each, condition=anyway, values={}) if isinstance(each, Put) else each
+                each._replace(condition=anyway, values={}) if isinstance(each, Put) else each
                 for each in writes
             ),
         )

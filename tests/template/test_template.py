@@ -91,7 +91,7 @@ def test_settings_are_the_environment_of_the_function(name: str) -> None:
         "RotateWebhookSecret": RotationSettings,
     }
     settings = special.get(name, Settings)
-    read = {field.alias for field in settings.model_fields.values()}
+    read = set(settings.VARIABLES)
 
     assert read == {variable for variable in given if not variable.startswith("POWERTOOLS_")}
 
@@ -125,7 +125,7 @@ def test_functions_behind_the_api_are_those_that_publish_versions() -> None:
 
 def parameters_of(value: object) -> set[str]:
     """Name the parameters on which a part of the template depends, by its conditions too."""
-    parameters, conditions = source()["Parameters"].keys(), source()["Conditions"]
+    parameters, conditions = set[str](source()["Parameters"]), source()["Conditions"]
     match value:
         case {"Ref": str(name)}:
             return {name} & parameters
@@ -134,9 +134,9 @@ def parameters_of(value: object) -> set[str]:
         case {"Fn::If": [str(condition), *branches]}:
             return parameters_of(conditions[condition]) | parameters_of(branches)
         case dict():
-            return set().union(*map(parameters_of, value.values()))
+            return {name for each in value.values() for name in parameters_of(each)}
         case list():
-            return set().union(*map(parameters_of, value))
+            return {name for each in value for name in parameters_of(each)}
     return set()
 
 

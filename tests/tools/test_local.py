@@ -103,23 +103,6 @@ def test_log_line_is_readable(text: str, shown: str) -> None:
     assert logs.readable(text) == shown
 
 
-def test_layer_keeps_the_service_models_that_adapters_use() -> None:
-    makefile = (ROOT / "layers/dependencies/Makefile").read_text(encoding="utf-8")
-    kept = re.search(r"^SERVICES = (.*)$", makefile, re.MULTILINE)
-    assert kept
-    used = {
-        service
-        for path in (ROOT / "layers/relay").rglob("*.py")
-        for service in re.findall(
-            r"""(?:\.client|\.resource|_client|client)\(\s*["']([a-z0-9-]+)["']""",
-            path.read_text(encoding="utf-8"),
-        )
-    }
-
-    assert used
-    assert used <= set(kept[1].split())
-
-
 def test_layer_is_locked_to_the_versions_that_tests_run_on() -> None:
     def pins(name: str) -> set[str]:
         text = (ROOT / name).read_text(encoding="utf-8")

@@ -23,6 +23,7 @@ def main(arguments: list[str]) -> int:
     for name, about in (
         ("up", "bring the stack up, or up to date, and leave it running"),
         ("down", "stop the stack and remove its state"),
+        ("build", "build layers and functions into .local/build"),
         ("demo", "show the main job on a stack of its own"),
         ("check", "format, lint, types, template"),
     ):
@@ -51,7 +52,7 @@ def main(arguments: list[str]) -> int:
 
 def _verb(chosen: argparse.Namespace) -> Callable[[], int]:
     # Each verb loads what it needs: `down` must work however broken the rest is.
-    from tools.local import checks, demo, logs, up  # noqa: PLC0415
+    from tools.local import checks, demo, deploy, logs, up  # noqa: PLC0415
 
     def up_() -> int:
         up.up()
@@ -61,12 +62,16 @@ def _verb(chosen: argparse.Namespace) -> Callable[[], int]:
         up.down()
         return 0
 
+    def build() -> int:
+        deploy.build()
+        return 0
+
     def logs_() -> int:
         logs.show(up.running(), follow=chosen.follow)
         return 0
 
-    verbs = {"up": up_, "down": down, "logs": logs_, "demo": demo.run, "check": checks.run}
-    return verbs[chosen.verb]
+    verbs = {"up": up_, "down": down, "build": build, "logs": logs_}
+    return (verbs | {"demo": demo.run, "check": checks.run})[chosen.verb]
 
 
 if __name__ == "__main__":

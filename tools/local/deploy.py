@@ -27,6 +27,8 @@ INGREDIENTS = (
     "tools/local/fixups.py",
 )
 """What decides how a deployed stack looks."""
+PLACEHOLDER_URL = f"http://{HOST}:9"
+"""The address of Cobalt where it is told later; nothing listens there."""
 SHOWN_LINES, SHOWN_WIDTH = 12, 300
 """What is quoted of a SAM that failed; pip can put 20 KB into one line."""
 NEVER = 4102444800
@@ -61,12 +63,23 @@ def fingerprint(values: Mapping[str, str]) -> str:
     return digest.hexdigest()
 
 
+def build() -> None:
+    """Build layers and functions into `BUILD`, as for a deployment. `LocalError` as there."""
+    check_syntax()
+    with processes.exclusive(LOCAL / "build.lock", "its build"):
+        _build(parameters(PLACEHOLDER_URL))
+
+
+def _build(values: Mapping[str, str]) -> None:
+    _sam("build", "--parallel", "--cached", "--cache-dir", str(BUILD_CACHE),
+         "--build-dir", str(BUILD), values=values)  # fmt: skip
+
+
 def deploy(aws: Aws, values: Mapping[str, str]) -> None:
     """Build, deploy, and set what the local AWS drops. `LocalError` with SAM's last words."""
     check_syntax()
     with processes.exclusive(LOCAL / "build.lock", "its build"):
-        _sam("build", "--parallel", "--cached", "--cache-dir", str(BUILD_CACHE),
-             "--build-dir", str(BUILD), values=values)  # fmt: skip
+        _build(values)
         _sam("deploy", "--template-file", str(BUILD / "template.yaml"), "--stack-name", STACK_NAME,
              "--resolve-s3", "--s3-prefix", STACK_NAME, "--capabilities", "CAPABILITY_IAM",
              "--no-confirm-changeset", "--no-fail-on-empty-changeset", "--no-progressbar",

@@ -18,8 +18,6 @@ from tools.local.errors import LocalError
 from tools.local.paths import ROOT, SNAPSHOTS, TESTS
 from tools.local.stack import Stack
 
-PLACEHOLDER_URL = f"http://{processes.LOOPBACK}:9"
-"""Deployed as the address of Cobalt; nothing listens there. Every session sets its own sandbox."""
 FETCH_SECONDS = "0.1,0.3"
 INGREDIENTS = ("requirements/dev.txt", "tools/local/launcher.py", "tools/local/snapshot.py")
 KEPT = 2
@@ -48,7 +46,7 @@ def session() -> Iterator[Stack]:
 
 def prepare() -> Path:
     """Give the snapshot of the present template and code."""
-    values = deploy.parameters(PLACEHOLDER_URL, ScheduleState="DISABLED")
+    values = deploy.parameters(deploy.PLACEHOLDER_URL, ScheduleState="DISABLED")
     also = {name: (ROOT / name).read_text(encoding="utf-8") for name in INGREDIENTS}
     snapshot = SNAPSHOTS / deploy.fingerprint(values | also)[:16]
     with processes.exclusive(SNAPSHOTS.with_suffix(".lock"), "the tests' stack"):

@@ -7,7 +7,7 @@ import typer
 
 from cobalt_relay.adapters.table import Key
 from cobalt_relay.models import Job, JobReport, RangeReport, RequestRecord, Window, utc_now
-from cobalt_relay.services.gather_ranges import outcomes_of
+from cobalt_relay.services.outcomes import outcomes_of
 from tools.relay import rows, story
 from tools.relay.faults import ExitCode, FetchEnded, NotFound, WrongUsage
 from tools.relay.output import Output, ago

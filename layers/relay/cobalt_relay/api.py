@@ -54,6 +54,7 @@ from cobalt_relay.errors import (
 from cobalt_relay.json_limits import is_within
 from cobalt_relay.models import UnsignedHeaders
 from cobalt_relay.observability import count, failure, logger
+from cobalt_relay.patterns import pattern
 
 if TYPE_CHECKING:  # one route's alone
     from cobalt_relay.reading import Envelope, Query, Reading, Work
@@ -66,9 +67,9 @@ MAX_FETCH_BODY_DEPTH = 8
 MAX_FETCH_BODY_VALUES = 100
 """The contract has 5 fields and 10 ids in a list, 2 deep; the rest is room for later editions."""
 _UTF_8 = {"utf-8", "utf8", "us-ascii", "ascii"}
-_CHARSET = re.compile(r"""; *charset *= *["']?([^"';, ]+)""")
-_UUID = re.compile(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
-_TAG = re.compile(r'"([^"]*)"')
+_CHARSET = pattern(r"""; *charset *= *["']?([^"';, ]+)""")
+_UUID = pattern(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", re.ASCII | re.IGNORECASE)
+_TAG = pattern(r'"([^"]*)"')
 MAX_KEY_LENGTH = 255
 MAX_LINK_LENGTH = 4_096
 """API Gateway takes 10,240 bytes of headers; the cursor is in one of its own, too."""

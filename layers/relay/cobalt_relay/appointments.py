@@ -18,6 +18,7 @@ from pydantic import AwareDatetime, BaseModel, ConfigDict, Field
 
 from cobalt_relay.json_limits import MAX_EVENT_DEPTH, nests_within
 from cobalt_relay.models import MAX_ID_LENGTH, CobaltEvent, first_id, moment_of
+from cobalt_relay.patterns import pattern
 
 
 class NormalizedStatus(StrEnum):
@@ -55,7 +56,7 @@ _MEANINGS: tuple[tuple[NormalizedStatus, str], ...] = (
 )
 """Words of clinics for a status; the first row that has one of them says what it means."""
 _WORDS = tuple(
-    (status, re.compile(rf"(?<!\w)(?<!\bnot )({words})(?!\w)", re.IGNORECASE))
+    (status, pattern(rf"(?<!\w)(?<!\bnot )({words})(?!\w)", re.IGNORECASE))
     for status, words in _MEANINGS
 )
 
@@ -110,7 +111,9 @@ class Appointment(BaseModel):
     does not have is unset; `extra` has what no field takes, under the name that it came with.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     id: str
     ehr_appointment_id: str | None = None
@@ -239,7 +242,7 @@ def _own_id(given: object, _clinic: Clinic) -> str | None:
     return first_id({"id": given}, "id")
 
 
-_LOCAL = re.compile(
+_LOCAL = pattern(
     r"\d{4}-\d{2}-\d{2}[T ]\d{2}:\d{2}(:\d{2}(\.\d{1,9})?)?(Z|[+-]\d{2}:?\d{2})?", re.ASCII
 )
 
@@ -262,7 +265,7 @@ def _day_alone(given: object) -> date | None:
         return None
 
 
-_MINUTES = re.compile(r"(\d{1,6}(?:\.\d{1,6})?) ?(?:m|mins?|minutes?)?", re.ASCII | re.IGNORECASE)
+_MINUTES = pattern(r"(\d{1,6}(?:\.\d{1,6})?) ?(?:m|mins?|minutes?)?", re.ASCII | re.IGNORECASE)
 
 
 def _minutes(given: object, _clinic: Clinic) -> int | float | None:
@@ -345,7 +348,7 @@ class Fetched(NamedTuple):
         return cls(event.created_at, is_complete, items)
 
 
-_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+_SURROGATE = pattern(rb"\\u[dD][89a-fA-F]")
 
 
 def _float(text: str) -> float | str:

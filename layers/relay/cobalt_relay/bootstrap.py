@@ -1,5 +1,6 @@
 """Puts the use cases together, on first use, once per function instance."""
 
+import gc
 from collections.abc import Callable
 from contextlib import suppress
 from functools import cache
@@ -42,12 +43,13 @@ def warm_up(*use_cases: Callable[[], object]) -> None:
 
     Lambda initialises with more CPU than a small function has later, and before a request waits for
     it; SnapStart keeps what was made. Nothing is called, and nothing is done where the environment
-    is not a function's.
+    is not a function's. What is there by then is not looked at any more when garbage is sought.
     """
     with suppress(EnvironmentIncomplete):
         settings()
         for make in use_cases:
             make()
+    gc.freeze()
     from cobalt_relay.restoring import register_hooks
 
     register_hooks()

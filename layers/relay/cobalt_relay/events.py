@@ -44,7 +44,9 @@ class RelayEvent(BaseModel):
     same one: consumers de-duplicate on it.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     detail_type: ClassVar[str]
 
@@ -206,7 +208,9 @@ class AppointmentRangeCompleted(RelayEvent):
 class ChangedAppointment(BaseModel):
     """An appointment that is another than it was, and in which fields."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     id: str
     fields: tuple[str, ...]

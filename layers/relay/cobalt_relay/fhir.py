@@ -15,6 +15,7 @@ from uuid import UUID, uuid5
 
 from cobalt_relay.appointments import NormalizedStatus
 from cobalt_relay.models import MAX_NUMBER, Window, iso
+from cobalt_relay.patterns import pattern
 
 EXTENSION = "urn:cobalt-relay:fhir:"
 """Before the name of a field, the `url` of its extension."""
@@ -188,14 +189,14 @@ def _distinct(entries: Iterable[Mapping[str, Any]]) -> Iterator[Mapping[str, Any
 
 # ----------------------------------------------------------------------- what each element can hold
 
-_NO_CHARACTER = re.compile("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
+_NO_CHARACTER = pattern("[^\t\n\r\x20-\ud7ff\ue000-\ufffd\U00010000-\U0010ffff]")
 """What FHIR's JSON discourages and its XML cannot hold (XML 1.0, 2.2)."""
-_INSTANT = re.compile(
+_INSTANT = pattern(
     r"(?!0000)\d{4}-\d{2}-\d{2}T(?!24)\d{2}:\d{2}:\d{2}(\.\d+)?(Z|[+-](0\d|1[0-3]):[0-5]\d|[+-]14:00)",
     re.ASCII,
 )
-_DATE = re.compile(r"\d{4}(-\d{2}(-\d{2})?)?", re.ASCII)
-_NPI = re.compile(r"\d{10}", re.ASCII)
+_DATE = pattern(r"\d{4}(-\d{2}(-\d{2})?)?", re.ASCII)
+_NPI = pattern(r"\d{10}", re.ASCII)
 
 
 def _text(given: str) -> str | None:

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 from cobalt_relay.appointments import FIELDS, NOTES
 from cobalt_relay.errors import NotAcceptable
+from cobalt_relay.patterns import pattern
 from cobalt_relay.reading import Envelope, Item
 
 _write = json.JSONEncoder(separators=(",", ":")).encode
@@ -99,8 +100,8 @@ FORMATS = (
 # ------------------------------------------------------------------------------------- negotiation
 
 _WORD = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"
-_RANGE = re.compile(rf"\s*({_WORD}/{_WORD})\s*(?:;(.*))?", re.DOTALL)
-_WEIGHT = re.compile(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*", re.ASCII | re.IGNORECASE)
+_RANGE = pattern(rf"\s*({_WORD}/{_WORD})\s*(?:;(.*))?", re.DOTALL)
+_WEIGHT = pattern(r"\s*q\s*=\s*(0(?:\.\d{0,3})?|1(?:\.0{0,3})?)\s*", re.ASCII | re.IGNORECASE)
 
 
 def negotiated(accept: str) -> tuple[Format, str]:

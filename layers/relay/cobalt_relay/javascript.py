@@ -10,12 +10,12 @@ beyond a limit has no such text.
 
 import json
 import math
-import re
 from collections.abc import Iterable
 from json.encoder import encode_basestring
 from typing import NoReturn
 
 from cobalt_relay.json_limits import is_within
+from cobalt_relay.patterns import pattern
 
 MAX_BYTES = 2 * 1024 * 1024
 MAX_VALUES = 100_000
@@ -25,7 +25,7 @@ MAX_DEPTH = 32
 
 _PLAIN_INTEGER_LENGTH = 15
 """An integer of so many characters is exact as a double, and is written with just its digits."""
-_ARRAY_INDEX = re.compile("0|[1-9][0-9]{0,9}")
+_ARRAY_INDEX = pattern("0|[1-9][0-9]{0,9}")
 _LARGEST_ARRAY_INDEX = 2**32 - 2
 
 

@@ -26,6 +26,7 @@ from cobalt_relay.errors import (
     UnknownSearchBy,
     WindowTooLong,
 )
+from cobalt_relay.patterns import pattern
 
 SearchBy = Literal["date_range", "mrn", "provider"]
 Trigger = Literal["api", "range", "schedule"]
@@ -57,19 +58,23 @@ Instant = Annotated[datetime, PlainSerializer(iso, return_type=str, when_used="j
 """An aware moment; in JSON and in rows `2025-01-15T10:00:00.000Z`."""
 
 _HEADER_TEXT = r"^[\x21-\x7e]+$"
-_ISO_DATE = re.compile(r"\d{4}-\d{2}-\d{2}", re.ASCII)
+_ISO_DATE = pattern(r"\d{4}-\d{2}-\d{2}", re.ASCII)
 
 
 class _Frozen(BaseModel):
     """Ours: immutable, closed, and silent about its input when it does not validate."""
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
 
 class _FromCobalt(BaseModel):
     """Theirs: takes whatever fields an edition of Cobalt adds."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
 
 # --------------------------------------------------------------------------------- what callers ask
@@ -332,7 +337,7 @@ PROBE = "relay.probe"
 MAX_ID_LENGTH = 256
 """Characters of an id or a type; longer ones than any documented are none."""
 
-_OPAQUE = re.compile(r"[\x21-\x7e]+", re.ASCII)
+_OPAQUE = pattern(r"[\x21-\x7e]+", re.ASCII)
 
 
 def first_id(fields: Mapping[str, Any], *names: str) -> str | None:
@@ -367,7 +372,7 @@ def job_id_of(answer: Mapping[str, Any]) -> str | None:
     return first_id(answer, "job_execution_id", "job_id")
 
 
-_ISO_MOMENT = re.compile(
+_ISO_MOMENT = pattern(
     r"\d{4}-\d{2}-\d{2}T\d{2}:\d{2}:\d{2}(\.\d{1,9})?(Z|[+-]\d{2}:?\d{2})", re.ASCII
 )
 _FIRST_UNIX_MILLISECONDS = 10**11
@@ -442,7 +447,7 @@ class UnsignedHeaders(NamedTuple):
         )
 
 
-_UNIX_TIME = re.compile(r"\d{1,13}", re.ASCII)
+_UNIX_TIME = pattern(r"\d{1,13}", re.ASCII)
 
 
 def _moment_of_header(value: str) -> datetime | None:
@@ -509,7 +514,7 @@ class FetchResult(_Frozen):
 
 
 _SUCCESS = (None, True, "true")
-_CODE = re.compile(r"[a-z]+(_[a-z]+)*|[A-Z]+(_[A-Z]+)*", re.ASCII)
+_CODE = pattern(r"[a-z]+(_[a-z]+)*|[A-Z]+(_[A-Z]+)*", re.ASCII)
 _MAX_CODE_LENGTH = 64
 _MAX_COUNT = 10**9
 
@@ -1145,7 +1150,7 @@ class RangeReport(_Frozen):
 
 _ATTEMPTS = UUID("0c5b0f0e-55a4-5c5e-8d5e-1f2f6a1b7c10")
 _RANGE = "range_"
-_RANGE_ID = re.compile(_RANGE + r"[0-9a-f]{32}", re.ASCII)
+_RANGE_ID = pattern(_RANGE + r"[0-9a-f]{32}", re.ASCII)
 
 
 def range_id_of(*parts: str) -> str:

@@ -10,8 +10,10 @@ import hashlib
 import re
 from datetime import date
 
-_SAFE = re.compile(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
-_UNSAFE_CHARACTER = re.compile(r"[^A-Za-z0-9_-]", re.ASCII)
+from cobalt_relay.patterns import pattern
+
+_SAFE = pattern(r"[A-Za-z0-9_.-]{1,128}", re.ASCII)
+_UNSAFE_CHARACTER = pattern(r"[^A-Za-z0-9_-]", re.ASCII)
 
 
 def safe_part(text: str) -> str:

@@ -27,6 +27,7 @@ from cobalt_relay.errors import (
     WindowTooLong,
 )
 from cobalt_relay.models import Window
+from cobalt_relay.patterns import pattern
 
 MAX_DAYS = 366
 """Of a window, both ends counted: a year, whichever it is."""
@@ -63,8 +64,8 @@ def _word(*words: str) -> Callable[[str], str]:
     return read
 
 
-_NUMBER = re.compile(r"\d{1,9}", re.ASCII)
-_DIGITS = re.compile(r"\d+", re.ASCII)
+_NUMBER = pattern(r"\d{1,9}", re.ASCII)
+_DIGITS = pattern(r"\d+", re.ASCII)
 
 
 def _whole(least: int, most: int) -> Callable[[str], int]:

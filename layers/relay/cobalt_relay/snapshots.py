@@ -45,7 +45,9 @@ class Snapshot(BaseModel):
     `copied_from` is the connection that has that version, where another took its place.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     format: Literal["1"] = "1"
     connection_id: str
@@ -174,7 +176,9 @@ class Change(BaseModel):
     `fields` names what differs, of one that changed or was cancelled.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, defer_build=True
+    )
 
     kind: Kind
     id: str

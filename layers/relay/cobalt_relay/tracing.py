@@ -12,9 +12,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from uuid import uuid4
 
-_TRACEPARENT = re.compile(r"(?!ff)[0-9a-f]{2}-(?P<id>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
-_XRAY = re.compile(r"(?:^|;)\s*Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)", re.ASCII)
-_NO_DIGIT = re.compile(r"[^0-9a-f]")
+from cobalt_relay.patterns import pattern
+
+_TRACEPARENT = pattern(r"(?!ff)[0-9a-f]{2}-(?P<id>[0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}")
+_XRAY = pattern(r"(?:^|;)\s*Root=1-([0-9a-f]{8})-([0-9a-f]{24})(?:;|$)", re.ASCII)
+_NO_DIGIT = pattern(r"[^0-9a-f]")
 _LENGTH = 32
 _NONE = "0" * _LENGTH
 """Invalid by the specification."""

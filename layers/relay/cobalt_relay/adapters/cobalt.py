@@ -49,6 +49,7 @@ from cobalt_relay.models import (
     first_label,
     job_id_of,
 )
+from cobalt_relay.patterns import pattern
 from cobalt_relay.tracing import traceparent
 
 CONNECT_SECONDS = 3.05
@@ -77,14 +78,14 @@ _REFUSALS: dict[int, type[UpstreamRefusal]] = {
     403: AccessForbidden,
     429: RateLimited,
 }
-_SECRET = re.compile(r"[\x21-\x7e]{1,1024}", re.ASCII)
-_ERROR = re.compile(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
-_UNSUPPORTED_EMR = re.compile(
+_SECRET = pattern(r"[\x21-\x7e]{1,1024}", re.ASCII)
+_ERROR = pattern(r"[a-z][a-z0-9_]{0,63}", re.ASCII)
+_UNSUPPORTED_EMR = pattern(
     r"Live fetch for appointments is not supported for (?P<name>[\w .&/-]{1,64})\."
     r" Currently supported: eClinicalWorks\.",
     re.ASCII,
 )
-_RETRY_AFTER = re.compile(
+_RETRY_AFTER = pattern(
     r"\d{1,6}|[A-Z][a-z]{2}, \d\d [A-Z][a-z]{2} \d{4} \d\d:\d\d:\d\d GMT", re.ASCII
 )
 

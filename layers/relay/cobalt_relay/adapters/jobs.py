@@ -14,7 +14,6 @@ job, an announcement that is not known to be sent, and an expired job that may s
 
 import heapq
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import replace
 from datetime import datetime, timedelta
 from decimal import Decimal
 from itertools import batched, islice, takewhile
@@ -210,7 +209,7 @@ class Jobs:
             job_execution_id, accepted_at + FIRST_LOOK
         )
         born = Put(_job_key(job_execution_id), item)
-        taken = [replace(_holding(request, hold), condition=_ALWAYS, values={}) for hold in holds]
+        taken = [_holding(request, hold)._replace(condition=_ALWAYS, values={}) for hold in holds]
         try:
             self._table.write(born, accepted, *taken)
         except ConditionFailedError as condition:

@@ -16,15 +16,16 @@ from typing import Any, NamedTuple
 
 from cobalt_relay.errors import UpstreamMalformed
 from cobalt_relay.models import CobaltEvent, ListedEvent, moment_of
+from cobalt_relay.patterns import pattern
 
 MAX_FIELD_BYTES = 65_536
 """A field that is longer is none that the relay reads."""
 
 _STRING = rb'"[^"\\]*+(?:\\.[^"\\]*+)*+"'
-_TEXT = re.compile(_STRING, re.DOTALL)
-_NESTING = re.compile(_STRING + rb"|[\[\]{}]", re.DOTALL)
-_SCALAR = re.compile(rb"[^\s,\]}]+")
-_SPACE = re.compile(rb"[ \t\r\n]*")
+_TEXT = pattern(_STRING, re.DOTALL)
+_NESTING = pattern(_STRING + rb"|[\[\]{}]", re.DOTALL)
+_SCALAR = pattern(rb"[^\s,\]}]+")
+_SPACE = pattern(rb"[ \t\r\n]*")
 
 
 class Page(NamedTuple):

@@ -47,7 +47,9 @@ LABELS = (CURRENT, PENDING, ROTATING, PREVIOUS)
 
 
 class _WebhookSecret(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
     webhook_secret_key: str = Field(min_length=1, repr=False)
     relay_rotated_at: AwareDatetime | None = None
@@ -55,7 +57,9 @@ class _WebhookSecret(BaseModel):
 
 
 class _Mark(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
     rotating_since: AwareDatetime
 

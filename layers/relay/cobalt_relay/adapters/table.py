@@ -4,17 +4,17 @@ How an item is laid out is the business of its adapter.
 """
 
 import random
-import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Self
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from boto3.dynamodb.types import TypeDeserializer, TypeSerializer
 from botocore.exceptions import ClientError
 
 from cobalt_relay.adapters.aws import AWS_FAULTS, error_code
 from cobalt_relay.errors import TableFault
+from cobalt_relay.patterns import pattern
 
 if TYPE_CHECKING:
     from mypy_boto3_dynamodb import DynamoDBClient
@@ -23,7 +23,7 @@ Item = dict[str, Any]
 
 _TRANSACTION_TRIES = 3
 _READ_TRIES = 3
-_ATTRIBUTE = re.compile(r"#(\w+)")
+_ATTRIBUTE = pattern(r"#(\w+)")
 _CONDITION_FAILED = "ConditionalCheckFailed"
 
 
@@ -38,8 +38,7 @@ class ConditionFailedError(Exception):
         self.failed = tuple(failed)
 
 
-@dataclass(frozen=True, slots=True)
-class Key:
+class Key(NamedTuple):
     """The key of an item: `pk` is `KIND#id`, `sk` is `KIND`."""
 
     kind: str
@@ -55,18 +54,16 @@ class Key:
         return cls(item["sk"], item["pk"].removeprefix(f"{item['sk']}#"))
 
 
-@dataclass(frozen=True, slots=True)
-class Put:
+class Put(NamedTuple):
     """Write an item that must not be there yet, or one in place of which `condition` holds."""
 
     key: Key
     item: Mapping[str, Any]
     condition: str = "attribute_not_exists(pk)"
-    values: Mapping[str, Any] = field(default_factory=dict)
+    values: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Update:
+class Update(NamedTuple):
     """Change an item of which `condition` must hold.
 
     `expression` and `condition` are DynamoDB expressions with `:value` placeholders, and `#state`
@@ -79,8 +76,7 @@ class Update:
     values: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Delete:
+class Delete(NamedTuple):
     """Remove an item, whatever it holds; harmless where there is none."""
 
     key: Key

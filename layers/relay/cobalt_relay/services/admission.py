@@ -1,16 +1,22 @@
 """Let a caller in who has this relay's client credentials, and a token that can be one."""
 
 import re
+from typing import TYPE_CHECKING
 
 from cobalt_relay.errors import UnusableAccessToken, WrongClientCredentials
 from cobalt_relay.observability import count
-from cobalt_relay.services.ports import CredentialStore
+from cobalt_relay.patterns import pattern
 
-_HEADER_VALUE = re.compile(r"[\x21-\x7e]{1,4096}", re.ASCII)
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import CredentialStore
+
+_HEADER_VALUE = pattern(r"[\x21-\x7e]{1,4096}", re.ASCII)
 """What a token can be: an HTTP header value, and a standard SSM parameter (4 KB at most)."""
 
 
-def admit(secrets: CredentialStore, client_id: str, client_secret: str, access_token: str) -> None:
+def admit(
+    secrets: "CredentialStore", client_id: str, client_secret: str, access_token: str
+) -> None:
     """Raise `WrongClientCredentials`, `UnusableAccessToken` or a `NotConfigured` leaf.
 
     A mismatch reads the secret again (rate-limited) before it refuses: the operator may just have

@@ -3,18 +3,21 @@
 from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from cobalt_relay.errors import StorageFault
 from cobalt_relay.events import RelayEvent
 from cobalt_relay.models import Announced, utc_now
-from cobalt_relay.services.ports import AnnouncementStore, EventBus
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import AnnouncementStore, EventBus
 
 
 class Announcer:
     """The use case. Raises `StorageFault`; the announcement stays open then."""
 
     def __init__(
-        self, rows: AnnouncementStore, bus: EventBus, now: Callable[[], datetime] = utc_now
+        self, rows: "AnnouncementStore", bus: "EventBus", now: Callable[[], datetime] = utc_now
     ) -> None:
         self._rows = rows
         self._bus = bus

@@ -12,7 +12,7 @@ from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date, datetime, timedelta, tzinfo
-from typing import Any, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, NamedTuple, Self
 
 from pydantic import BaseModel, ConfigDict, ValidationError
 
@@ -24,13 +24,6 @@ from cobalt_relay.events import AppointmentsChanged, ChangedAppointment, RelayEv
 from cobalt_relay.models import Completion, Job, JobState, ResultLocation, Window, iso, utc_now
 from cobalt_relay.observability import count, logger
 from cobalt_relay.places import changes_place
-from cobalt_relay.services.ports import (
-    ConnectionReader,
-    EventBus,
-    ResultReader,
-    RowReader,
-    SnapshotStore,
-)
 from cobalt_relay.snapshots import (
     KINDS,
     Change,
@@ -44,6 +37,15 @@ from cobalt_relay.snapshots import (
     Version,
     changes_of,
 )
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        ConnectionReader,
+        EventBus,
+        ResultReader,
+        RowReader,
+        SnapshotStore,
+    )
 
 WRITE_TRIES = 10
 """Of a day that other fetches keep writing; each of them lets one through."""
@@ -71,7 +73,9 @@ def side_by_side(
 class Notice(BaseModel):
     """The event `Appointments Fetched`, as far as it is needed: everything else is in the rows."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, defer_build=True
+    )
 
     job_execution_id: str
 
@@ -89,11 +93,11 @@ class DetectChanges:
 
     def __init__(
         self,
-        jobs: RowReader,
+        jobs: "RowReader",
         clinics: "Clinics",
-        results: ResultReader,
-        snapshots: SnapshotStore,
-        bus: EventBus,
+        results: "ResultReader",
+        snapshots: "SnapshotStore",
+        bus: "EventBus",
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,
         each: Each = side_by_side,
@@ -278,7 +282,7 @@ class DetectChanges:
 class Clinics:
     """Tells what is known of the clinic of a connection; the `default` zone is for all of them."""
 
-    def __init__(self, connections: ConnectionReader, default: tzinfo) -> None:
+    def __init__(self, connections: "ConnectionReader", default: tzinfo) -> None:
         self._connections = connections
         self._default = default
 

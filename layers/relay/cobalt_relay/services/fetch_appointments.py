@@ -15,6 +15,7 @@ from collections.abc import Callable
 from contextlib import suppress
 from datetime import datetime, timedelta
 from enum import Enum
+from typing import TYPE_CHECKING
 
 from cobalt_relay import tracing
 from cobalt_relay.errors import (
@@ -52,13 +53,15 @@ from cobalt_relay.models import (
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.admission import admit
 from cobalt_relay.services.anew import anew_where_refused
-from cobalt_relay.services.ports import (
-    ConnectionRegistry,
-    CredentialStore,
-    FetchCobalt,
-    RequestStore,
-)
 from cobalt_relay.services.standing import Standing
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        ConnectionRegistry,
+        CredentialStore,
+        FetchCobalt,
+        RequestStore,
+    )
 
 KEY_LIFE = timedelta(hours=24)
 LEASE = timedelta(seconds=30)
@@ -97,10 +100,10 @@ class FetchAppointments:
 
     def __init__(
         self,
-        cobalt: FetchCobalt,
-        jobs: RequestStore,
-        connections: ConnectionRegistry,
-        secrets: CredentialStore,
+        cobalt: "FetchCobalt",
+        jobs: "RequestStore",
+        connections: "ConnectionRegistry",
+        secrets: "CredentialStore",
         standing: Standing,
         single_flight: timedelta,
         now: Callable[[], datetime] = utc_now,

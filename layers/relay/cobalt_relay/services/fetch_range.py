@@ -6,6 +6,7 @@ whose queueing was cut off is queued by the reconciler: so once it is on record,
 
 from collections.abc import Callable
 from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 from cobalt_relay import tracing
@@ -23,13 +24,15 @@ from cobalt_relay.models import (
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.fetch_appointments import hold_of_key
-from cobalt_relay.services.ports import (
-    AskSettings,
-    CredentialStore,
-    RangeStore,
-    TokenKeeper,
-    WorkQueue,
-)
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        AskSettings,
+        CredentialStore,
+        RangeStore,
+        TokenKeeper,
+        WorkQueue,
+    )
 
 PIECE_SPACING = timedelta(seconds=15)
 """How far apart the pieces of a range come up; one that finds the robot busy looks again later."""
@@ -41,11 +44,11 @@ class FetchRanges:
 
     def __init__(
         self,
-        cobalt: AskSettings,
-        ranges: RangeStore,
-        queue: WorkQueue,
-        connections: TokenKeeper,
-        secrets: CredentialStore,
+        cobalt: "AskSettings",
+        ranges: "RangeStore",
+        queue: "WorkQueue",
+        connections: "TokenKeeper",
+        secrets: "CredentialStore",
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cobalt = cobalt

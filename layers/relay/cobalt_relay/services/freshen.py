@@ -11,7 +11,7 @@ can be had, however old a day may be. A caller of the fetch itself knows what it
 import math
 from collections.abc import Callable, Sequence
 from datetime import UTC, date, datetime, timedelta
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cobalt_relay.errors import DaysNotBrought
 from cobalt_relay.models import (
@@ -30,7 +30,9 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count
 from cobalt_relay.reading import Work
-from cobalt_relay.services.ports import RecentWork, StartFetch, StartRange
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import RecentWork, StartFetch, StartRange
 
 OPEN_FOR = timedelta(minutes=30)
 """Up to which age an open job is waited for: what is silent for longer does not hold others up."""
@@ -66,9 +68,9 @@ class Freshen:
 
     def __init__(
         self,
-        fetches: StartFetch,
-        ranges: StartRange,
-        works: RecentWork,
+        fetches: "StartFetch",
+        ranges: "StartRange",
+        works: "RecentWork",
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._fetches = fetches

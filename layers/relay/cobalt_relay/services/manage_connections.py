@@ -7,6 +7,7 @@ one. Each step may be repeated: what ended half-way is finished by doing it agai
 
 from collections.abc import Callable
 from datetime import date, datetime, timedelta
+from typing import TYPE_CHECKING
 
 from cobalt_relay.errors import (
     AnotherClinic,
@@ -23,14 +24,16 @@ from cobalt_relay.models import (
     connection_id_of,
     utc_now,
 )
-from cobalt_relay.services.ports import (
-    AskSettings,
-    ConnectionOffice,
-    CredentialStore,
-    HistoryStore,
-    RangeHistory,
-    SnapshotStore,
-)
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        AskSettings,
+        ConnectionOffice,
+        CredentialStore,
+        HistoryStore,
+        RangeHistory,
+        SnapshotStore,
+    )
 
 SETTINGS_LIFE = timedelta(days=1)
 """When the settings of a new connection are asked for again; the reconciler goes on from there."""
@@ -44,12 +47,12 @@ class ManageConnections:
 
     def __init__(
         self,
-        cobalt: AskSettings,
-        jobs: HistoryStore,
-        ranges: RangeHistory,
-        days: SnapshotStore,
-        connections: ConnectionOffice,
-        secrets: CredentialStore,
+        cobalt: "AskSettings",
+        jobs: "HistoryStore",
+        ranges: "RangeHistory",
+        days: "SnapshotStore",
+        connections: "ConnectionOffice",
+        secrets: "CredentialStore",
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cobalt = cobalt

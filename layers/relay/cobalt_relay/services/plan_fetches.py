@@ -8,7 +8,7 @@ fetched for one of them is not fetched again.
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, time, timedelta
 from itertools import batched
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 from zlib import crc32
 from zoneinfo import ZoneInfo
 
@@ -48,7 +48,9 @@ from cobalt_relay.models import (
 )
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.fetch_range import PIECE_SPACING
-from cobalt_relay.services.ports import EventBus, Fleet, StartFetch, WorkQueue
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import EventBus, Fleet, StartFetch, WorkQueue
 
 READ_AT_ONCE = 100
 RESERVE_SECONDS = 20.0
@@ -85,7 +87,9 @@ class SchedulePlan(BaseModel):
     over `spread_minutes`. `scheduled_at` is the time for which the run was planned.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid", hide_input_in_errors=True, strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="forbid", hide_input_in_errors=True, strict=True, defer_build=True
+    )
 
     connections: Literal["all"] | list[ConnectionId] = "all"
     from_day: int = Field(default=0, ge=-365, le=365)
@@ -138,10 +142,10 @@ class PlanFetches:
 
     def __init__(
         self,
-        fetch_appointments: StartFetch,
-        connections: Fleet,
-        queue: WorkQueue,
-        bus: EventBus,
+        fetch_appointments: "StartFetch",
+        connections: "Fleet",
+        queue: "WorkQueue",
+        bus: "EventBus",
         default_zone: str,
         now: Callable[[], datetime] = utc_now,
     ) -> None:

@@ -14,7 +14,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import replace
 from datetime import date, datetime
 from functools import partial
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cobalt_relay.errors import RelayError, ResultsFault
 from cobalt_relay.formats import Format, negotiated, told
@@ -34,8 +34,10 @@ from cobalt_relay.reading import (
 )
 from cobalt_relay.services.admission import admit
 from cobalt_relay.services.freshen import Freshen, StaleDay
-from cobalt_relay.services.ports import ConnectionReader, CredentialStore, SnapshotReader
 from cobalt_relay.snapshots import StoredSnapshot, parsed
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import ConnectionReader, CredentialStore, SnapshotReader
 
 AHEAD = 8
 """Days that are read side by side, and so in memory at once."""
@@ -75,9 +77,9 @@ class ReadAppointments:
 
     def __init__(
         self,
-        snapshots: SnapshotReader,
-        connections: ConnectionReader,
-        secrets: CredentialStore,
+        snapshots: "SnapshotReader",
+        connections: "ConnectionReader",
+        secrets: "CredentialStore",
         freshen: Callable[[], Freshen],
         now: Callable[[], datetime] = utc_now,
         most_page_bytes: int = MOST_PAGE_BYTES,

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from datetime import datetime, timedelta
 from itertools import chain, repeat
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 from cobalt_relay.errors import NoSuchJob
 from cobalt_relay.models import (
@@ -27,8 +27,10 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
-from cobalt_relay.services.gather_ranges import outcomes_of
-from cobalt_relay.services.ports import CredentialStore, JobReader, RangeStore, ResultLinker
+from cobalt_relay.services.outcomes import outcomes_of
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import CredentialStore, JobReader, RangeStore, ResultLinker
 
 _NO_ID = ""
 """What an id is looked for as that cannot be one: there is no such row."""
@@ -78,10 +80,10 @@ class ReadJobs:
 
     def __init__(
         self,
-        jobs: JobReader,
-        ranges: RangeStore,
-        secrets: CredentialStore,
-        links: ResultLinker,
+        jobs: "JobReader",
+        ranges: "RangeStore",
+        secrets: "CredentialStore",
+        links: "ResultLinker",
         retention: timedelta,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,

@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
-from typing import Literal, NoReturn
+from typing import TYPE_CHECKING, Literal, NoReturn
 
 from cobalt_relay import javascript
 from cobalt_relay.errors import (
@@ -32,21 +32,24 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
-from cobalt_relay.services.ports import WebhookKeys
+from cobalt_relay.patterns import pattern
 from cobalt_relay.services.take_in import Delivery, TakeIn, Verdict
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import WebhookKeys
 
 MAX_DELIVERY_BYTES = 6 * 1024 * 1024
 """What a synchronous Lambda invocation takes (Lambda quotas): no larger one gets here on AWS."""
 
 _NO_HEADERS = UnsignedHeaders()
-_SIGNATURE = re.compile(r"[0-9a-f]{64}", re.ASCII)
+_SIGNATURE = pattern(r"[0-9a-f]{64}", re.ASCII)
 
 
 class ReceiveWebhook:
     """The use case. One object serves all invocations of a function."""
 
     def __init__(
-        self, take_in: TakeIn, secrets: WebhookKeys, now: Callable[[], datetime] = utc_now
+        self, take_in: TakeIn, secrets: "WebhookKeys", now: Callable[[], datetime] = utc_now
     ) -> None:
         self._take_in = take_in
         self._secrets = secrets

@@ -21,6 +21,7 @@ from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from functools import partial
 from itertools import chain, zip_longest
+from typing import TYPE_CHECKING
 
 from cobalt_relay import tracing
 from cobalt_relay.errors import (
@@ -67,13 +68,15 @@ from cobalt_relay.observability import count, failure, logger
 from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.look_after_ranges import LookAfterRanges
-from cobalt_relay.services.ports import (
-    AskCobalt,
-    CredentialStore,
-    DueStore,
-    KnownConnections,
-)
 from cobalt_relay.services.take_in import Delivery, TakeIn
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        AskCobalt,
+        CredentialStore,
+        DueStore,
+        KnownConnections,
+    )
 
 MOST_ROWS = 2_000
 """Looks of one run, at most."""
@@ -143,10 +146,10 @@ class ReconcileJobs:
 
     def __init__(
         self,
-        cobalt: AskCobalt,
-        jobs: DueStore,
-        connections: KnownConnections,
-        secrets: CredentialStore,
+        cobalt: "AskCobalt",
+        jobs: "DueStore",
+        connections: "KnownConnections",
+        secrets: "CredentialStore",
         take_in: TakeIn,
         announcer: Announcer,
         ranges: LookAfterRanges,

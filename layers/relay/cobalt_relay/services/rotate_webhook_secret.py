@@ -22,7 +22,7 @@ import time
 import uuid
 from collections.abc import Callable
 from datetime import datetime
-from typing import Literal, Self
+from typing import TYPE_CHECKING, Literal, Self
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
@@ -42,7 +42,9 @@ from cobalt_relay.errors import (
 from cobalt_relay.models import PROBE, RotationState, WebhookRegistration, iso, utc_now
 from cobalt_relay.observability import count, logger
 from cobalt_relay.services.anew import anew_where_refused
-from cobalt_relay.services.ports import CredentialStore, Door, ManageWebhook, RotatedVersions
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import CredentialStore, Door, ManageWebhook, RotatedVersions
 
 KNOWN_SECONDS = 2.0
 """After that every receiver that needs it knows of the mark."""
@@ -58,7 +60,9 @@ TAKEN, REFUSED = 200, 401
 class RotationStep(BaseModel):
     """What Secrets Manager asks for (its documentation: Lambda rotation functions)."""
 
-    model_config = ConfigDict(frozen=True, extra="ignore", hide_input_in_errors=True, strict=True)
+    model_config = ConfigDict(
+        frozen=True, extra="ignore", hide_input_in_errors=True, strict=True, defer_build=True
+    )
 
     step: Literal["createSecret", "setSecret", "testSecret", "finishSecret"] = Field(alias="Step")
     secret_id: str = Field(alias="SecretId", min_length=1)
@@ -78,10 +82,10 @@ class RotateWebhookSecret:
 
     def __init__(
         self,
-        cobalt: ManageWebhook,
-        secret: RotatedVersions,
-        credentials: CredentialStore,
-        door: Door,
+        cobalt: "ManageWebhook",
+        secret: "RotatedVersions",
+        credentials: "CredentialStore",
+        door: "Door",
         webhook_url: str,
         now: Callable[[], datetime] = utc_now,
         sleep: Callable[[float], None] = time.sleep,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from email.utils import parsedate_to_datetime
+from typing import TYPE_CHECKING
 
 from cobalt_relay import tracing
 from cobalt_relay.errors import (
@@ -49,14 +50,16 @@ from cobalt_relay.models import (
 from cobalt_relay.observability import count, failure, logger
 from cobalt_relay.services.fetch_appointments import LEASE, started_nothing
 from cobalt_relay.services.gather_ranges import GatherRanges
-from cobalt_relay.services.ports import (
-    EventBus,
-    Fleet,
-    RangeStore,
-    RowReader,
-    StartFetch,
-    WorkQueue,
-)
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import (
+        EventBus,
+        Fleet,
+        RangeStore,
+        RowReader,
+        StartFetch,
+        WorkQueue,
+    )
 
 SECONDS_PER_FETCH = 30.0
 """What one fetch may take at worst: below it, no further one is begun in this run."""
@@ -107,13 +110,13 @@ class RunFetches:
 
     def __init__(  # noqa: PLR0913, PLR0917 - all of its world
         self,
-        fetch_appointments: StartFetch,
-        connections: Fleet,
-        rows: RowReader,
-        ranges: RangeStore,
+        fetch_appointments: "StartFetch",
+        connections: "Fleet",
+        rows: "RowReader",
+        ranges: "RangeStore",
         gather: GatherRanges,
-        queue: WorkQueue,
-        bus: EventBus,
+        queue: "WorkQueue",
+        bus: "EventBus",
         robots: int,
         now: Callable[[], datetime] = utc_now,
     ) -> None:

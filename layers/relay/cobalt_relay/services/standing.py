@@ -6,6 +6,7 @@ said about a connection may come late and twice, so it counts only where nothing
 
 from collections.abc import Callable
 from datetime import datetime
+from typing import TYPE_CHECKING
 
 from cobalt_relay.models import (
     ACCOUNT_EVENTS,
@@ -21,14 +22,16 @@ from cobalt_relay.models import (
     utc_now,
 )
 from cobalt_relay.observability import count, logger
-from cobalt_relay.services.ports import ConnectionStanding
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import ConnectionStanding
 
 
 class Standing:
     """The use case. Raises `TableFault`; doing it again does the rest."""
 
     def __init__(
-        self, connections: ConnectionStanding, now: Callable[[], datetime] = utc_now
+        self, connections: "ConnectionStanding", now: Callable[[], datetime] = utc_now
     ) -> None:
         self._connections = connections
         self._now = now

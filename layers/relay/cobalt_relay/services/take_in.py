@@ -10,6 +10,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from enum import StrEnum
+from typing import TYPE_CHECKING
 
 from cobalt_relay import tracing
 from cobalt_relay.errors import StaleDelivery
@@ -31,8 +32,10 @@ from cobalt_relay.observability import count, logger, measure_seconds
 from cobalt_relay.places import appointments_place, event_place
 from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.gather_ranges import GatherRanges
-from cobalt_relay.services.ports import DeliveryStore, ResultStore
 from cobalt_relay.services.standing import Standing
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import DeliveryStore, ResultStore
 
 LATEST_DELIVERY = timedelta(hours=24)
 """How long after it was made a webhook may come.
@@ -86,8 +89,8 @@ class TakeIn:
 
     def __init__(
         self,
-        jobs: DeliveryStore,
-        results: ResultStore,
+        jobs: "DeliveryStore",
+        results: "ResultStore",
         announcer: Announcer,
         standing: Standing,
         ranges: GatherRanges,
