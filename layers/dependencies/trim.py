@@ -46,6 +46,7 @@ LEFT_OUT = {
     "*.dist-info/sboms": "what a wheel was built from",
     "**/*.pyi": "for type checkers",
     "annotated_types/test_cases.py": "tests",
+    "aws_lambda_powertools/event_handler/graphql_appsync": "no such event comes",
     "aws_lambda_powertools/event_handler/openapi/swagger_ui": "a page that no route shows",
     "aws_lambda_powertools/logging/formatters/datadog.py": "logs go to CloudWatch",
     "aws_lambda_powertools/metrics/provider/datadog": "metrics go to CloudWatch",
@@ -54,6 +55,7 @@ LEFT_OUT = {
     "aws_lambda_powertools/utilities/circuit_breaker": "not used",
     "aws_lambda_powertools/utilities/data_classes/*_authorizer_event.py": "no such event comes",
     "aws_lambda_powertools/utilities/data_classes/*_mq_event.py": "no such event comes",
+    "aws_lambda_powertools/utilities/data_classes/appsync": "no such event comes",
     "aws_lambda_powertools/utilities/data_classes/cognito_*.py": "no such event comes",
     "aws_lambda_powertools/utilities/data_classes/iot_*.py": "no such event comes",
     "aws_lambda_powertools/utilities/data_classes/s3_object_event.py": "no such event comes",
@@ -74,15 +76,42 @@ LEFT_OUT = {
     "botocore/data/*/*/waiters-2.json": "nothing is waited for",
     "charset_normalizer/*.so": "there is the same in Python, and no text's encoding is guessed",
     "charset_normalizer/cli": "commands",
+    "certifi/tests": "tests",
+    "dateutil/rrule.py": "not used",
+    "dateutil/tz/win.py": "for Windows",
     "dateutil/zoneinfo": "zones come from zoneinfo and tzdata",
     "idna/cli.py": "commands",
+    "pydantic/color.py": "not used",
     "pydantic/experimental": "not used",
     "pydantic/mypy.py": "for type checkers",
     "pydantic/v1": "the former edition",
+    "s3transfer/processpool.py": "not used",
+    "tzdata/zoneinfo/*.tab": "lists for people; zones are read from the files named for them",
+    "tzdata/zoneinfo/leapseconds": "not read",
+    "tzdata/zoneinfo/tzdata.zi": "all zones once more, as text",
     "urllib3/contrib/emscripten": "for browsers",
     "urllib3/contrib/pyopenssl.py": "needs a package that is not there",
     "urllib3/contrib/socks.py": "needs a package that is not there",
 }
+
+IMPORTS_KEPT = {
+    "aws_lambda_powertools/event_handler": ("api_gateway", "depends", "request"),
+    "aws_lambda_powertools/utilities/data_classes": (
+        "alb_event",
+        "api_gateway_proxy_event",
+        "bedrock_agent_event",
+        "event_bridge_event",
+        "event_source",
+        "lambda_function_url_event",
+        "s3_event",
+        "sns_event",
+        "sqs_event",
+        "vpc_lattice",
+    ),
+}
+"""Packages that load a module for every kind of event there is: what of that these functions need,
+or what they need imports. The other modules are left out, and with them the lines that load them.
+"""
 
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -92,10 +121,9 @@ def main() -> None:
     packages = Path(sys.argv[1])
     for pattern in LEFT_OUT:
         for path in list(packages.glob(pattern)):
-            if path.is_dir():
-                shutil.rmtree(path)
-            else:
-                path.unlink()
+            _remove(path)
+    for package, kept in IMPORTS_KEPT.items():
+        trim_imports(packages / package, kept)
     for path in packages.glob("*.dist-info/METADATA"):
         leave_out_description(path)
     data = packages / "botocore" / "data"
@@ -114,6 +142,25 @@ def leave_out_description(path: Path) -> None:
     """Keep the head of a package's metadata, which tools read; its readme follows a blank line."""
     head, _, _ = path.read_bytes().partition(b"\n\n")
     path.write_bytes(head + b"\n")
+
+
+def trim_imports(package: Path, kept: tuple[str, ...]) -> None:
+    """Leave out what a package imports of its own modules, but for some; and those modules."""
+    path = package / "__init__.py"
+    tree, names = ast.parse(path.read_bytes()), set[str]()
+    for line in [each for each in tree.body if isinstance(each, ast.ImportFrom)]:
+        inside = (line.module or "").rpartition(f"{package.name}.")[2].partition(".")[0]
+        module = next((each for each in package.glob(f"{inside}*") if each.stem == inside), None)
+        if module is None or inside in kept:
+            continue
+        tree.body.remove(line)
+        names |= {alias.asname or alias.name for alias in line.names}
+        _remove(module)
+    for each in tree.body:
+        if isinstance(each, ast.Assign) and isinstance(each.value, ast.List):  # it is __all__
+            told = [name for name in each.value.elts if isinstance(name, ast.Constant)]
+            each.value.elts = [name for name in told if name.value not in names]
+    path.write_text(ast.unparse(tree), encoding="utf-8")
 
 
 def trim_service(folder: Path) -> None:
@@ -163,6 +210,13 @@ def compile_in_place(path: Path, name: str) -> None:
     content = header + importlib.util.source_hash(source) + marshal.dumps(code)
     path.with_suffix(".pyc").write_bytes(content)
     path.unlink()
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink()
 
 
 def _shapes_in(value: object) -> Iterator[str]:
