@@ -48,7 +48,7 @@ def _of(folder: str, logical_id: str, rounds: int, *, with_rival: bool) -> list[
         "use_cases": use_cases_of(folder),
     }
     needed = _beginning("probe", begin)
-    contenders: "dict[str, Callable[[], float]]" = {
+    contenders: dict[str, Callable[[], float]] = {
         "ours": lambda: float(_beginning("ours", begin)["cpu_ms"]),
         "floor": lambda: float(_beginning("floor", {**begin, **needed})["cpu_ms"]),
     }

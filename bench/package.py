@@ -17,5 +17,6 @@ def measure(*, quick: bool = False) -> list[Figure]:  # noqa: ARG001 - it is qui
     return [
         Figure("both layers, unzipped", "MB", sum(parts.values()) / MEGA,
                "pip install --target, one architecture", naive / MEGA,
-               f"at most {LIMIT} times", LIMIT, "ratio_at_most", {"bytes": parts, "naive_bytes": naive})
+               f"at most {LIMIT} times", LIMIT, "ratio_at_most",
+               {"bytes": parts, "naive_bytes": naive})
     ]  # fmt: skip

@@ -52,7 +52,7 @@ class Wire:
         for client in clients.values():
             client._make_api_call = self._answer  # noqa: SLF001 - below it is nothing but HTTP
         table = Table(clients["dynamodb"], "table")
-        registry = Connections(table, clients["ssm"], "/relay/tokens", "arn:key")
+        registry = Connections(table, lambda: clients["ssm"], "/relay/tokens", "arn:key")
         return registry, FetchQueue(clients["sqs"], "https://sqs.us-east-1.amazonaws.com/0/fetches")
 
     def _answer(self, operation: str, arguments: Answer) -> Answer:

@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 from cobalt_relay.services.detect_changes import Notice
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> None:  # noqa: ARG001 - Lambda's
+def lambda_handler(event: dict[str, Any], context: Context) -> None:  # noqa: ARG001 - Lambda's
     """Bring the days up to date that were fetched, and announce the difference."""
     bootstrap.detect_changes().run(Notice.parse(event))
 

@@ -2,18 +2,15 @@
 
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import api, bootstrap
 from cobalt_relay.models import FetchRequest, RangeRequest
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 
 app = api.resolver()
 
 
 @app.post("/appointments/fetch")
-def fetch_appointments() -> Response[str]:
+def fetch_appointments() -> api.Answer:
     """Check in the documented order: headers, credentials, body; then ask Cobalt."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
@@ -32,7 +29,7 @@ def fetch_appointments() -> Response[str]:
 
 
 @app.post("/appointments/fetch/range")
-def fetch_range() -> Response[str]:
+def fetch_range() -> api.Answer:
     """Check in the same order, then put the range on record and its pieces into the queue."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
@@ -46,7 +43,7 @@ def fetch_range() -> Response[str]:
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer API Gateway."""
     return api.resolve(app, event, context)
 

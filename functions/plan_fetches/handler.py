@@ -2,15 +2,13 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 from cobalt_relay.services.plan_fetches import SchedulePlan
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Plan what a schedule's input asks for, and tell how many of what were queued."""
     plan = SchedulePlan.parse(event)
     return bootstrap.plan_fetches().run(

@@ -2,17 +2,14 @@
 
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import api, bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 
 app = api.resolver()
 
 
 @app.get(api.JOB_PATH)
-def read_job() -> Response[str]:
+def read_job() -> api.Answer:
     """Tell nobody but the connection whose job it is."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
@@ -30,7 +27,7 @@ def read_job() -> Response[str]:
 
 
 @app.get("/appointments")
-def read_appointments() -> Response[str]:
+def read_appointments() -> api.Answer:
     """Check in the order of a fetch: headers, credentials, query; then tell what is known."""
     event = app.current_event
     client_id, client_secret, access_token = api.fetch_headers(event)
@@ -47,7 +44,7 @@ def read_appointments() -> Response[str]:
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer API Gateway."""
     return api.resolve(app, event, context)
 

@@ -2,17 +2,14 @@
 
 from typing import Any
 
-from aws_lambda_powertools.event_handler import Response
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import api, bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 
 app = api.resolver()
 
 
 @app.post("/webhooks/cobalt")
-def receive_webhook() -> Response[str]:
+def receive_webhook() -> api.Answer:
     """Hand on the bytes as they came, for the signature is about those."""
     event = app.current_event
     verdict = bootstrap.receive_webhook().receive(
@@ -22,7 +19,7 @@ def receive_webhook() -> Response[str]:
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer API Gateway."""
     return app.resolve(event, context)
 

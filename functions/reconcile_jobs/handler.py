@@ -2,14 +2,12 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:  # noqa: ARG001
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:  # noqa: ARG001
     """Do as much as there is time for, and tell how much that was."""
     return bootstrap.reconcile_jobs().run(
         seconds_left=lambda: context.get_remaining_time_in_millis() / 1000

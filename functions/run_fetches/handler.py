@@ -2,25 +2,22 @@
 
 from typing import Any
 
-from aws_lambda_powertools.utilities.data_classes import SQSEvent
-from aws_lambda_powertools.utilities.typing import LambdaContext
-
 from cobalt_relay import bootstrap
-from cobalt_relay.observability import observed
+from cobalt_relay.observability import Context, observed
 from cobalt_relay.services.run_fetches import Message
 
 
 @observed
-def lambda_handler(event: dict[str, Any], context: LambdaContext) -> dict[str, Any]:
+def lambda_handler(event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer which of the messages are to come again; the others are deleted."""
     messages = [
         Message(
-            record.message_id,
-            record.receipt_handle,
-            record.body,
-            int(record.attributes.approximate_receive_count),
+            record["messageId"],
+            record["receiptHandle"],
+            record["body"],
+            int(record["attributes"]["ApproximateReceiveCount"]),
         )
-        for record in SQSEvent(event).records
+        for record in event["Records"]
     ]
     again = bootstrap.run_fetches().run(
         messages, seconds_left=lambda: context.get_remaining_time_in_millis() / 1000

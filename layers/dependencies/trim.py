@@ -47,6 +47,11 @@ LEFT_OUT = {
     "**/*.pyi": "for type checkers",
     "annotated_types/test_cases.py": "tests",
     "aws_lambda_powertools/event_handler/graphql_appsync": "no such event comes",
+    "aws_lambda_powertools/event_handler/middlewares/*_validation.py": "bodies are read by models",
+    "aws_lambda_powertools/event_handler/openapi/[dps]*.py": "the contract is written by hand",
+    "aws_lambda_powertools/event_handler/openapi/compat.py": "the contract is written by hand",
+    "aws_lambda_powertools/event_handler/openapi/encoders.py": "the contract is written by hand",
+    "aws_lambda_powertools/event_handler/openapi/models.py": "the contract is written by hand",
     "aws_lambda_powertools/event_handler/openapi/swagger_ui": "a page that no route shows",
     "aws_lambda_powertools/logging/formatters/datadog.py": "logs go to CloudWatch",
     "aws_lambda_powertools/metrics/provider/datadog": "metrics go to CloudWatch",
@@ -74,7 +79,9 @@ LEFT_OUT = {
     "botocore/data/*/*/examples-1.json": "documentation",
     "botocore/data/*/*/paginators-1*.json": "pages are asked for by hand",
     "botocore/data/*/*/waiters-2.json": "nothing is waited for",
-    "charset_normalizer/*.so": "there is the same in Python, and no text's encoding is guessed",
+    "charset_normalizer/*.so": "as below",
+    "charset_normalizer/[!_v]*.py": "as below",
+    "charset_normalizer/__main__.py": "commands",
     "charset_normalizer/cli": "commands",
     "certifi/tests": "tests",
     "dateutil/rrule.py": "not used",
@@ -108,10 +115,12 @@ IMPORTS_KEPT = {
         "sqs_event",
         "vpc_lattice",
     ),
+    "charset_normalizer": ("version",),
 }
-"""Packages that load a module for every kind of event there is: what of that these functions need,
-or what they need imports. The other modules are left out, and with them the lines that load them.
-"""
+"""Packages that load more than is used: what of that these functions need, or what they need
+imports. Powertools loads a module for every kind of event there is. Requests wants to see that
+there is something to guess encodings with, and Cobalt's answers are read as bytes. The other
+modules are left out, and with them the lines that load them."""
 
 _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)
 
@@ -119,11 +128,11 @@ _WITH_DOCSTRING = (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionD
 def main() -> None:
     """Trim a folder of installed packages."""
     packages = Path(sys.argv[1])
+    for package, kept in IMPORTS_KEPT.items():
+        trim_imports(packages / package, kept)
     for pattern in LEFT_OUT:
         for path in list(packages.glob(pattern)):
             _remove(path)
-    for package, kept in IMPORTS_KEPT.items():
-        trim_imports(packages / package, kept)
     for path in packages.glob("*.dist-info/METADATA"):
         leave_out_description(path)
     data = packages / "botocore" / "data"
@@ -157,7 +166,9 @@ def trim_imports(package: Path, kept: tuple[str, ...]) -> None:
         names |= {alias.asname or alias.name for alias in line.names}
         _remove(module)
     for each in tree.body:
-        if isinstance(each, ast.Assign) and isinstance(each.value, ast.List):  # it is __all__
+        if isinstance(each, ast.Assign) and isinstance(
+            each.value, ast.List | ast.Tuple
+        ):  # it is __all__
             told = [name for name in each.value.elts if isinstance(name, ast.Constant)]
             each.value.elts = [name for name in told if name.value not in names]
     path.write_text(ast.unparse(tree), encoding="utf-8")

@@ -418,7 +418,7 @@ def real_connections(stack: Stack) -> Iterator[Connections]:
     """Those of the deployed table. The new ones are removed: the whole fleet is planned, and seen."""
     table = Table(stack.aws.dynamodb, stack.table)
     path = f"/cobalt-relay/{stack.stack_name}/tokens"
-    adapter = Connections(table, stack.aws.ssm, path, stack.outputs["KeyArn"])
+    adapter = Connections(table, lambda: stack.aws.ssm, path, stack.outputs["KeyArn"])
     before = set(adapter.ids())
     yield adapter
     for new in set(adapter.ids()) - before:

@@ -253,7 +253,9 @@ class Lab:
         return Jobs(self._table(patience), RETENTION, DEADLINE)
 
     def _connections(self, token_path: str) -> Connections:
-        return Connections(self._table(aws.PATIENT), self._clients.tokens, token_path, TOKEN_KEY)
+        return Connections(
+            self._table(aws.PATIENT), lambda: self._clients.tokens, token_path, TOKEN_KEY
+        )
 
     def _secrets_of(self, patience: aws.Patience, *, cold: bool) -> Secrets:
         return self._secrets(patience) if cold else self._warm[patience]

@@ -636,7 +636,9 @@ def test_table_fault_when_an_index_cannot_be_read(stubbed: Stubbed) -> None:
 
 def connections_on(stubbed: Stubbed, ticks: Ticks | None = None) -> Connections:
     table = cast("Table", FakeTable())
-    return Connections(table, stubbed.client, "/relay/tokens", "arn:k", clock=ticks or Ticks())
+    return Connections(
+        table, lambda: stubbed.client, "/relay/tokens", "arn:k", clock=ticks or Ticks()
+    )
 
 
 @for_service("ssm")

@@ -119,7 +119,9 @@ class Deployment:
     def connections(self) -> Connections:
         """Give the connections and their tokens."""
         own = self.settings
-        return Connections(self.table, self.client("ssm"), own.token_path, own.token_key_arn)
+        return Connections(
+            self.table, lambda: self.client("ssm"), own.token_path, own.token_key_arn
+        )
 
     @cached_property
     def secrets(self) -> Secrets:

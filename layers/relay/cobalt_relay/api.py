@@ -17,7 +17,6 @@ from uuid import NAMESPACE_OID, uuid5
 from aws_lambda_powertools.event_handler import APIGatewayRestResolver, Response
 from aws_lambda_powertools.event_handler.exceptions import ServiceError
 from aws_lambda_powertools.utilities.data_classes import APIGatewayProxyEvent
-from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cobalt_relay import tracing
 from cobalt_relay.errors import (
@@ -53,11 +52,13 @@ from cobalt_relay.errors import (
 )
 from cobalt_relay.json_limits import is_within
 from cobalt_relay.models import UnsignedHeaders
-from cobalt_relay.observability import count, failure, logger
+from cobalt_relay.observability import Context, count, failure, logger
 from cobalt_relay.patterns import pattern
 
 if TYPE_CHECKING:  # one route's alone
     from cobalt_relay.reading import Envelope, Query, Reading, Work
+
+Answer = Response[str]
 
 JOB_PATH = r"/appointments/fetch/[\s\S]+"
 """Takes whatever stands in an id's place: what can be no id is answered as an unknown one is."""
@@ -125,13 +126,13 @@ def resolver() -> APIGatewayRestResolver:
     """
     app = APIGatewayRestResolver(strip_prefixes=["/v1"], debug=False)
 
-    def answer_relay_error(error: RelayError) -> Response[str]:
+    def answer_relay_error(error: RelayError) -> Answer:
         return _refusal(app.current_event, error)
 
-    def answer_service_error(error: ServiceError) -> Response[str]:
+    def answer_service_error(error: ServiceError) -> Answer:
         return answer(app.current_event, error.status_code, _error_body(NO_ROUTE_MESSAGE))
 
-    def answer_unexpected_error(error: Exception) -> Response[str]:
+    def answer_unexpected_error(error: Exception) -> Answer:
         count("UnexpectedError")
         logger.error("unexpected_error", extra=failure(error))
         status = HTTPStatus.INTERNAL_SERVER_ERROR
@@ -143,9 +144,7 @@ def resolver() -> APIGatewayRestResolver:
     return app
 
 
-def resolve(
-    app: APIGatewayRestResolver, event: dict[str, Any], context: LambdaContext
-) -> dict[str, Any]:
+def resolve(app: APIGatewayRestResolver, event: dict[str, Any], context: Context) -> dict[str, Any]:
     """Answer a caller's request, under the trace that the caller brings or that is named for it."""
     request = APIGatewayProxyEvent(event)
     headers = {name.lower(): value for name, value in (event.get("headers") or {}).items()}
@@ -158,7 +157,7 @@ def answer(
     status: int,
     body: dict[str, Any],
     headers: dict[str, str] | None = None,
-) -> Response[str]:
+) -> Answer:
     """Write an answer in JSON."""
     return _answer(event, status, json.dumps(body), "application/json", headers)
 
@@ -169,7 +168,7 @@ def _answer(
     text: str,
     media_type: str | None,
     headers: dict[str, str] | None,
-) -> Response[str]:
+) -> Answer:
     """Write an answer; each carries the id of its request, and no cache keeps any."""
     return Response(
         status_code=int(status),
@@ -185,9 +184,7 @@ def _answer(
     )
 
 
-def accepted(
-    event: APIGatewayProxyEvent, job_execution_id: str, *, joined: bool = False
-) -> Response[str]:
+def accepted(event: APIGatewayProxyEvent, job_execution_id: str, *, joined: bool = False) -> Answer:
     """Write the 202 of the founding contract: three keys, these words.
 
     `joined` tells that an equal request had started the job.
@@ -197,9 +194,7 @@ def accepted(
     return answer(event, HTTPStatus.ACCEPTED, body, headers)
 
 
-def range_accepted(
-    event: APIGatewayProxyEvent, job_execution_id: str, pieces: int
-) -> Response[str]:
+def range_accepted(event: APIGatewayProxyEvent, job_execution_id: str, pieces: int) -> Answer:
     """Tell that a range is on record: its id is asked for as a job's is."""
     body = {
         "success": True,
@@ -215,14 +210,14 @@ def job_found(
     report: dict[str, Any],
     pause_seconds: int | None,
     progress: str | None,
-) -> Response[str]:
+) -> Answer:
     """Tell what is known of a job; where it is open, how far it is and when to ask again."""
     told = {"Retry-After": pause_seconds, "x-progress": progress}
     headers = {name: str(value) for name, value in told.items() if value is not None}
     return answer(event, HTTPStatus.OK, {"success": True, **report}, headers)
 
 
-def appointments_read(event: APIGatewayProxyEvent, reading: "Reading") -> Response[str]:
+def appointments_read(event: APIGatewayProxyEvent, reading: "Reading") -> Answer:
     """Tell appointments, that the caller has them already, or which job brings them."""
     if reading.awaited:
         return _awaited(event, reading.awaited, reading)
@@ -233,7 +228,7 @@ def appointments_read(event: APIGatewayProxyEvent, reading: "Reading") -> Respon
     return _answer(event, HTTPStatus.OK, reading.page, reading.media_type, headers)
 
 
-def _awaited(event: APIGatewayProxyEvent, work: "Work", reading: "Reading") -> Response[str]:
+def _awaited(event: APIGatewayProxyEvent, work: "Work", reading: "Reading") -> Answer:
     body = {
         "success": True,
         "message": AWAIT_MESSAGE,
@@ -264,7 +259,7 @@ def _link(next_page: str | None) -> str | None:
     return f'<{next_page}>; rel="next"' if has_room else None
 
 
-def received(event: APIGatewayProxyEvent, verdict: str) -> Response[str]:
+def received(event: APIGatewayProxyEvent, verdict: str) -> Answer:
     """Tell Cobalt that its delivery is in hand; 200, whatever there was to do."""
     return answer(event, HTTPStatus.OK, {"success": True, "message": f"Webhook {verdict}."})
 
@@ -434,7 +429,7 @@ def _finite(text: str) -> float:
     return number
 
 
-def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Response[str]:
+def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Answer:
     """Answer an error. Cobalt's `error` and `Retry-After` are passed on: clients act on them."""
     body = _error_body(error.message)
     headers: dict[str, str] = {}

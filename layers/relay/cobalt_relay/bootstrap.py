@@ -297,7 +297,7 @@ def _connections() -> "Connections":
     from cobalt_relay.adapters.connections import Connections
 
     own = settings()
-    return Connections(_table(aws.PATIENT), aws.ssm(), own.token_path, own.token_key_arn)
+    return Connections(_table(aws.PATIENT), aws.ssm, own.token_path, own.token_key_arn)
 
 
 def _bus(patience: "Patience") -> "Bus":

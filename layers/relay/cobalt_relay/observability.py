@@ -36,7 +36,10 @@ def _with_trace(record: logging.LogRecord) -> bool:
 
 logger.addFilter(_with_trace)
 
-type Handler = Callable[[dict[str, Any], LambdaContext], Any]
+Context = LambdaContext
+"""What Lambda tells a handler of its invocation."""
+
+type Handler = Callable[[dict[str, Any], Context], Any]
 
 
 def count(name: str, value: int = 1) -> None:
@@ -66,7 +69,7 @@ def observed(handler: Handler) -> Handler:
     # Never the event, whatever the environment says: it holds credentials.
     @logger.inject_lambda_context(clear_state=True, log_event=False)
     @wraps(handler)
-    def invoke(event: dict[str, Any], context: LambdaContext) -> Any:  # noqa: ANN401 - Lambda's
+    def invoke(event: dict[str, Any], context: Context) -> Any:  # noqa: ANN401 - Lambda's
         try:
             with tracing.traced(tracing.of_request(context.aws_request_id)):
                 return handler(event, context)

@@ -13,7 +13,7 @@ import time
 import zlib
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from itertools import batched
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -232,17 +232,22 @@ class Connections(Registry):
     def __init__(
         self,
         table: Table,
-        ssm: "SSMClient",
+        make_ssm: "Callable[[], SSMClient]",
         token_path: str,
         key_arn: str,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         super().__init__(table)
-        self._ssm = ssm
+        self._make_ssm = make_ssm
         self._token_path = token_path
         self._key_arn = key_arn
         self._clock = clock
         self._tokens: dict[str, Remembered[str]] = {}
+
+    @cached_property
+    def _ssm(self) -> "SSMClient":
+        """Make the client when it is needed: most fetches are of connections that are known."""
+        return self._make_ssm()
 
     def keep_token(self, connection_id: str, access_token: str) -> bool:
         """Keep the token, under the stack's own key; False where it is kept already."""
