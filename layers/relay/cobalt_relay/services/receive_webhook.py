@@ -11,7 +11,7 @@ import re
 from collections.abc import Callable, Iterator
 from datetime import datetime
 from functools import cached_property
-from typing import TYPE_CHECKING, Literal, NoReturn
+from typing import TYPE_CHECKING, Any, Literal, NoReturn
 
 from cobalt_relay import javascript
 from cobalt_relay.errors import (
@@ -146,7 +146,7 @@ def _fit(texts: _Texts, given: bytes, keys: tuple[WebhookKey, ...]) -> tuple[str
 def _parse(body: bytes) -> CobaltEvent:
     """Read the body as JavaScript would: a repeated key's last value counts, NaN is no JSON."""
     try:
-        document = json.loads(body.decode(), parse_constant=_no_constant, parse_int=_whole_number)
+        document = _read(body.decode())
         if not nests_within(document, MAX_EVENT_DEPTH):
             raise ValueError  # noqa: TRY301 - one answer for all that is no event
         return CobaltEvent.read(document)
@@ -156,8 +156,17 @@ def _parse(body: bytes) -> CobaltEvent:
         raise MalformedDelivery from None
 
 
+def _read(text: str) -> Any:  # noqa: ANN401 - whatever JSON gives
+    """Read JSON; a number of more digits than Python takes as JavaScript would, at another try."""
+    try:
+        return json.loads(text, parse_constant=_no_constant)
+    except json.JSONDecodeError:
+        raise
+    except ValueError:
+        return json.loads(text, parse_constant=_no_constant, parse_int=_whole_number)
+
+
 def _whole_number(digits: str) -> int | float:
-    """Read an integer; one longer than any id as JavaScript would, for Python refuses it."""
     return int(digits) if len(digits) <= MAX_ID_LENGTH else float(digits)
 
 
