@@ -1,7 +1,8 @@
 """POST /v1/appointments/fetch, bare: the calls that the relay makes, and nothing beside them.
 
 Two writes of the table and one call of Cobalt, with rows like the relay's. It checks no header, no
-credentials and no body, joins nothing, retries nothing, logs nothing and counts nothing.
+credentials and no body, joins nothing, retries nothing, logs nothing and counts nothing. The call
+of Cobalt has the relay's own headers.
 """
 
 import json
@@ -62,7 +63,12 @@ def lambda_handler(event: Json, _context: object) -> Json:
     answer = http.request(
         "POST",
         COBALT,
-        headers={name: headers[name] for name in ("client_id", "client_secret", "access_token")},
+        headers={
+            **{name: headers[name] for name in ("client_id", "client_secret", "access_token")},
+            "Accept": "application/json",
+            "traceparent": f"00-{asked['trace_id']['S']}-{uuid.uuid4().hex[:16]}-01",
+            "Connection": "close",  # one that a pause of the function killed is no use
+        },
         json=body,
     )
     job_id = answer.json()["job_execution_id"]
