@@ -76,6 +76,8 @@ RANGE_CLINIC = "harbor"
 SAMPLE_SECONDS = 5.0
 LEAST_GAIN = 1.05
 """What more callers are to bring: less, and the stack holds no more."""
+MOST_VAIN = 2
+"""Numbers of callers in a row that bring no more: one may have met with something else that runs."""
 MOST_SECONDS = 5.0
 """For 99 of 100 calls; a stack that needs longer has too many callers already."""
 WARM_SECONDS = 1.0
@@ -217,7 +219,7 @@ class Load:
 
     def _find_callers(self) -> int:
         """Find how many callers bring the most; more of them would only wait."""
-        best, most = 0.0, self.plan.callers[0]
+        best, most, vain = 0.0, self.plan.callers[0], 0
         warm_up(self.stack, most + self.plan.spare_runs)
         self._warm_up(most)
         for callers in self.plan.callers:
@@ -238,9 +240,10 @@ class Load:
                 }
             )
             self.say(f"{callers} callers: {rate:.1f} fetches a second, p99 {slowest:.2f} s")
-            if rate < best * LEAST_GAIN or slowest > MOST_SECONDS:
+            if rate >= best * LEAST_GAIN and slowest <= MOST_SECONDS:
+                best, most, vain = rate, callers, 0
+            elif (vain := vain + 1) == MOST_VAIN:
                 break
-            best, most = rate, callers
         return most
 
     def _warm_up(self, callers: int) -> None:
