@@ -1,1 +1,1 @@
-"""What the relay is measured against: the same done without it, written for the bench."""
+"""What the relay is measured against: the same work as one would do it first, or otherwise."""
