@@ -64,9 +64,10 @@ test: check ## The checks, then every test, with coverage
 bench: environment ## Figures beside their rivals of the same run: a fleet's morning, a month's cost
 	@$(OURS) -m bench
 
-soak: environment ## All crash cases; 1,000 fetches while much goes wrong, compared; N=300
+soak: environment ## All crash cases; 1,000 fetches while much goes wrong; all that it holds, 5 minutes; N=300, MINUTES=1
 	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
 	@$(OURS) -m tests.soak $(if $(N),--fetches $(N))
+	@$(OURS) -m tests.soak.load $(if $(MINUTES),--minutes $(MINUTES))
 
 fuzz: environment ## Thousands of made-up calls, held against docs/openapi.yaml; N=1000 per route
 	@$(OURS) -m tests.fuzz $(if $(N),--cases $(N))

@@ -172,6 +172,19 @@ def test_unknown_route_is_a_404_of_ours_when_the_gateway_answers(
     assert answer.headers["x-request-id"]
 
 
+def test_caller_is_told_to_come_back_when_no_run_is_free(stack: Stack, relay: Relay) -> None:
+    name = stack.outputs["FetchAppointmentsName"]
+    stack.aws.functions.put_function_concurrency(FunctionName=name, ReservedConcurrentExecutions=0)
+    try:
+        answer = relay.fetch({"start_date": "2025-06-02", "end_date": "2025-06-03"})
+    finally:
+        stack.aws.functions.delete_function_concurrency(FunctionName=name)
+
+    assert (answer.status_code, answer.headers["Retry-After"]) == (503, "1")
+    assert answer.json()["success"] is False
+    assert answer.headers["x-request-id"]
+
+
 def test_function_is_refused_when_it_reaches_beyond_its_role(stack: Stack, relay: Relay) -> None:
     receiver = as_function(stack, "ReceiveWebhook")
     fetcher = as_function(stack, "FetchAppointments")

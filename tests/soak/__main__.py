@@ -4,14 +4,13 @@ import argparse
 import json
 import sys
 import time
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict
 
-import requests
 from rich.console import Console
 from rich.table import Table
 
 from tests.soak.books import CHANNELS, Books, Numbers, differences, numbers, unshown
+from tests.soak.callers import warm_up
 from tests.soak.plan import Scale, full
 from tests.soak.run import Soak
 from tools.local import logs, processes, sandbox
@@ -67,7 +66,7 @@ def _soak(console: Console, scale: Scale, seed: int) -> int:
         sandbox.start(HOME, None, fetch_seconds=FETCH_SECONDS, leashed=True, seed=seed)
         stack = bring_up(HOME, Ports(), say=console.print, leashed=True, ScheduleState="DISABLED")
         with console.status("Warming up ...") as status:
-            _warm_up(stack, scale.callers)
+            warm_up(stack, scale.callers)
             log = EventLog(stack.aws, stack.outputs["EventLogUrl"])
             began = time.monotonic()
             soak = Soak(stack, scale, log, say=status.update)
@@ -79,20 +78,6 @@ def _soak(console: Console, scale: Scale, seed: int) -> int:
         with console.status("Stopping the stack ..."):
             stacks.stop(HOME)
     return 1 if problems else 0
-
-
-def _warm_up(stack: Stack, callers: int) -> None:
-    """Start the functions' workers with calls that are refused.
-
-    A local worker needs a second of a processor, and Cobalt hangs up after five.
-    """
-
-    def call(_: int) -> None:
-        for url in (f"{stack.api_url}/appointments/fetch", stack.webhook_url):
-            requests.post(url, json={}, timeout=60)
-
-    with ThreadPoolExecutor(callers) as threads:
-        list(threads.map(call, range(callers * 2)))
 
 
 def tell(console: Console, soak: Soak, books: Books, seconds: float) -> list[str]:

@@ -432,6 +432,16 @@ OWN = (
         ),
     ),
     _fault(
+        "throttled-without-a-pause",
+        "refusals_that_pass_say_when_to_try_again",
+        drop(f"{RESPONSES} > THROTTLED > responseParameters > gatewayresponse.header.Retry-After"),
+    ),
+    _fault(
+        "no-run-free-is-a-timeout",
+        "refusals_that_pass_say_when_to_try_again",
+        drop(f"{RESPONSES} > INTEGRATION_FAILURE"),
+    ),
+    _fault(
         "domain-no-access-mode",
         "access_mode_is_named_beside_a_tls_policy",
         drop("ApiDomain > EndpointAccessMode"),

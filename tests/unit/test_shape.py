@@ -51,6 +51,17 @@ def test_every_error_has_a_status() -> None:
     assert without == []
 
 
+def test_every_error_that_passes_says_when_to_try_again() -> None:
+    # a 503 is such an error; that is what tells a caller who is shed from one who is refused
+    def status_of(kind: type[RelayError]) -> int:
+        return next(api.STATUS_OF[base] for base in kind.__mro__ if base in api.STATUS_OF)
+
+    passing = [kind for kind in leaves(RelayError) if status_of(kind) == 503]
+
+    assert passing
+    assert [kind for kind in passing if not kind.retry_after] == []
+
+
 def test_errors_stand_in_the_drawing() -> None:
     drawing = errors.__doc__ or ""
 

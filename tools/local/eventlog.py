@@ -26,11 +26,14 @@ class EventLog:
         while messages := self.aws.sqs.receive_message(
             QueueUrl=self.queue_url, MaxNumberOfMessages=10
         ).get("Messages"):
-            for message in messages:
-                self._seen.append(json.loads(message["Body"]))
-                self.aws.sqs.delete_message(
-                    QueueUrl=self.queue_url, ReceiptHandle=message["ReceiptHandle"]
-                )
+            self._seen += [json.loads(message["Body"]) for message in messages]
+            self.aws.sqs.delete_message_batch(
+                QueueUrl=self.queue_url,
+                Entries=[
+                    {"Id": str(number), "ReceiptHandle": message["ReceiptHandle"]}
+                    for number, message in enumerate(messages)
+                ],
+            )
         return list(self._seen)
 
     def of(self, job_execution_id: str) -> list[Event]:

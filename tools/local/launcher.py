@@ -18,6 +18,8 @@
   its failure destination at last, as on AWS: MiniStack starts it once and forgets it.
 * A batch of messages needs the permission that a single one needs, as on AWS: MiniStack asks for
   one of its own, which IAM does not know.
+* A function that has no run free is a failed integration to API Gateway, which answers as it is
+  told to for those. MiniStack would hand Lambda's own 429 on, which AWS never does.
 
 All of it touches names that are private to one version of MiniStack, hence the check.
 """
@@ -134,6 +136,33 @@ def change_bus() -> None:
     bus._dispatch_to_lambda = start  # noqa: SLF001
 
 
+class _NoRunFreeError(Exception):
+    """Lambda refused an invocation: all the concurrency that the function may have is taken."""
+
+
+def change_gateway() -> None:
+    """Answer a throttled function by the gateway response for failed integrations."""
+    from ministack.services import apigateway_v1  # noqa: PLC0415 - after the check of its version
+
+    gateway: Any = apigateway_v1
+    call, invoke = gateway._call_lambda_raw, gateway._invoke_lambda_proxy_v1  # noqa: SLF001
+
+    async def call_ours(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        result, error = await call(*arguments, **options)
+        if result and result.get("throttle"):
+            raise _NoRunFreeError
+        return result, error
+
+    async def invoke_ours(*arguments: Any, **options: Any) -> Any:  # noqa: ANN401
+        try:
+            return await invoke(*arguments, **options)
+        except _NoRunFreeError:
+            return gateway._gw_error("INTEGRATION_FAILURE", "Internal server error")  # noqa: SLF001
+
+    gateway._call_lambda_raw = call_ours  # noqa: SLF001
+    gateway._invoke_lambda_proxy_v1 = invoke_ours  # noqa: SLF001
+
+
 def change_iam() -> None:
     """Add two condition keys to what policies are evaluated with; name batches as IAM does."""
     from ministack.core import iam_actions  # noqa: PLC0415 - after the check of its version
@@ -180,6 +209,7 @@ def main() -> None:
     change_iam()
     change_queues()
     change_bus()
+    change_gateway()
 
     from ministack.services import scheduler  # noqa: PLC0415
 

@@ -548,6 +548,7 @@ class NotConfigured(RelayError):
     """The operator has something left to do; the message says what."""
 
     code = "not_configured"
+    retry_after = "60"
 
 
 class CredentialsNotConfigured(NotConfigured):
@@ -590,6 +591,7 @@ class StorageFault(RelayError):
 
     code = "storage_fault"
     message = "The relay cannot store at the moment. Try again."
+    retry_after = "1"
 
 
 class TableFault(StorageFault):

@@ -286,6 +286,18 @@ def gateway_errors_carry_the_headers_of_every_answer(document: Document) -> Iter
             yield name
 
 
+@rule
+def refusals_that_pass_say_when_to_try_again(document: Document) -> Iterator[str]:
+    """Too many calls, or too many at once: a client that is not told comes back at once."""
+    responses = gateway_responses(document)
+    for name, status in {"THROTTLED": "429", "INTEGRATION_FAILURE": "503"}.items():
+        if str(responses.get(name, {}).get("statusCode")) != status:
+            yield name
+    for name in {"THROTTLED", "INTEGRATION_FAILURE", "DEFAULT_5XX"} & responses.keys():
+        if "gatewayresponse.header.Retry-After" not in responses[name]["responseParameters"]:
+            yield name
+
+
 # ------------------------------------------------------------------------------------------- firewall
 
 
