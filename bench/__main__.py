@@ -1,83 +1,100 @@
 """`make bench`: one table, each figure beside its rival of the same run; results in JSON too.
 
-python -m bench [--connections 10000]
+    PYTHONPATH=layers/relay python -m bench [--only calls,package] [--quick]
+
+`docs/performance.md` explains the figures. A goal that is missed is said and no error: figures are
+read by people, and machines are noisy.
 """
 
 import argparse
+import importlib
 import json
+import sys
 from dataclasses import asdict
 from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench import cost
-from bench.planning import DAYS, Figures, planned, planned_naively
-from cobalt_relay.observability import logger
+from bench.figures import Figure
+from tools.local import processes
+from tools.local.aws import forget_user_settings
+from tools.local.errors import LocalError
 
-RESULTS = Path(__file__).parent / "results" / "scale.json"
-MEBI = 1024 * 1024
+RESULTS = Path(__file__).parent / "results"
+PARTS = ("calls", "package", "designs", "requests", "cold_start", "throughput")
+"""Modules of this package, each with `measure`; what is over soon comes first."""
+SCALE = "scale"
+WIDTH = 132
 
 
-def main() -> None:
+def main(arguments: list[str]) -> int:
     """Measure, print, write."""
     parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
-    parser.add_argument("--connections", type=int, default=10_000)
-    chosen = parser.parse_args()
-    logger.setLevel("ERROR")
-    planned(100)  # what is loaded on first use is no part of either
-    whole = planned(chosen.connections)
-    tenth = planned(max(chosen.connections // 10, 1))
-    naive = planned_naively(chosen.connections)
+    parser.add_argument("--only", metavar="PARTS", help=", ".join((*PARTS, SCALE)))
+    parser.add_argument("--quick", action="store_true", help="few rounds: whether it works")
+    chosen = parser.parse_args(arguments)
+    parts = chosen.only.split(",") if chosen.only else [*PARTS, SCALE]
+    if unknown := set(parts) - {*PARTS, SCALE}:
+        parser.error(f"there is no part {', '.join(sorted(unknown))}")
+    forget_user_settings()
+    processes.end_on_signals()
+    console = Console(width=None if sys.stdout.isatty() else WIDTH)
+    figures: list[Figure] = []
+    try:
+        for part in (each for each in PARTS if each in parts):
+            with console.status(f"Measuring {part} ..."):
+                found = importlib.import_module(f"bench.{part}").measure(quick=chosen.quick)
+            write(part, found)
+            figures += found
+    except LocalError as error:
+        console.print(f"\n{error}")
+        return 1
+    if figures:
+        console.print(table(figures))
+        console.print(verdict(figures))
+    if SCALE in parts:
+        from bench import scale  # noqa: PLC0415 - it silences the log for good
 
-    console = Console(width=100)
-    console.print(_planning(whole, tenth, naive))
-    console.print(cost.table())
-    document = {
-        "days": DAYS,
-        "planned": asdict(whole),
-        "planned_a_tenth": asdict(tenth),
-        "planned_naively": asdict(naive),
-        "ratios": {
-            "calls_to_naive": sum(whole.calls.values()) / sum(naive.calls.values()),
-            "cpu_to_naive": whole.cpu_seconds / naive.cpu_seconds,
-            "memory_to_naive": whole.peak_bytes / naive.peak_bytes,
-            "memory_to_a_tenth": whole.peak_bytes / tenth.peak_bytes,
-        },
-        "months": cost.months(),
-    }
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(document, indent=2) + "\n", encoding="utf-8")
-    console.print(f"Written to {RESULTS.parent.parent.name}/{RESULTS.parent.name}/{RESULTS.name}.")
+        for each in scale.tables():
+            console.print(each)
+    console.print(f"Written to {RESULTS.parent.name}/{RESULTS.name}.")
+    return 0
 
 
-def _planning(whole: Figures, tenth: Figures, naive: Figures) -> Table:
-    table = Table(title=f"Planning {DAYS} days in one run", title_justify="left")
-    table.add_column("figure")
-    columns = (
-        (f"{whole.connections:,} connections", whole),
-        (f"{tenth.connections:,} connections", tenth),
-        (f"{naive.connections:,}, naively", naive),
-    )
-    for title, _ in columns:
-        table.add_column(title, justify="right")
-    table.add_column("to naive", justify="right")
+def write(part: str, figures: list[Figure]) -> None:
+    """Keep what was measured."""
+    document = {"figures": [asdict(each) | {"is_met": each.is_met} for each in figures]}
+    path = RESULTS / f"{part}.json"
+    path.write_text(json.dumps(document, indent=1) + "\n", encoding="utf-8")
 
-    def row(name: str, show: str, values: list[float]) -> None:
-        cells = [format(value, show) for value in values]
-        table.add_row(name, *cells, f"{values[0] / values[-1]:.3f}" if values[-1] else "")
 
-    figures = [each for _, each in columns]
-    row("messages", ",.0f", [each.messages for each in figures])
-    row("bytes a message", ",.0f", [each.message_bytes / each.messages for each in figures])
-    for name in sorted({name for each in figures for name in each.calls}):
-        row(f"calls: {name}", ",.0f", [each.calls.get(name, 0) for each in figures])
-    row("calls a connection", ".3f", [each.calls_per_connection for each in figures])
-    row("CPU, s", ".2f", [each.cpu_seconds for each in figures])
-    row("wall, s, without network", ".2f", [each.seconds for each in figures])
-    row("peak memory, MiB", ".2f", [each.peak_bytes / MEBI for each in figures])
-    return table
+def table(figures: list[Figure]) -> Table:
+    """Show each figure beside its rival."""
+    shown = Table()
+    for name in ("figure", "unit", "here", "rival", "there", "to rival", "goal", "met"):
+        is_number = name in {"here", "there", "to rival"}
+        shown.add_column(name, justify="right" if is_number else "left")
+    for each in figures:
+        shown.add_row(
+            each.name,
+            each.unit,
+            f"{each.value:,.4g}",
+            each.rival,
+            f"{each.rival_value:,.4g}",
+            each.beside,
+            each.goal,
+            "yes" if each.is_met else "NO",
+        )
+    return shown
+
+
+def verdict(figures: list[Figure]) -> str:
+    """Say how many goals are met, and name the others."""
+    missed = [f"{each.name} ({each.rival})" for each in figures if not each.is_met]
+    said = f"{len(figures) - len(missed)} of {len(figures)} goals are met."
+    return f"{said} MISSED: {'; '.join(missed)}." if missed else said
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main(sys.argv[1:]))

@@ -32,3 +32,10 @@ class Figure:
                 return self.value == self.rival_value
             case "lowest":
                 return self.value < self.rival_value
+
+    @property
+    def beside(self) -> str:
+        """The value beside that of the rival: a ratio, or how much more it is."""
+        if self.kind == "difference_at_most":
+            return f"{self.value - self.rival_value:+.2f}"
+        return f"{self.value / self.rival_value:.3f}" if self.rival_value else "-"
