@@ -6,6 +6,7 @@ PYTHON ?=
 F ?=
 UPGRADE ?=
 GATES ?=
+ONLY ?=
 # make redrive DRY=1 only shows; STACK=name means a stack on AWS. Never taken from the environment: it may hold another's.
 DRY :=
 STACK :=
@@ -61,8 +62,8 @@ test: check ## The checks, then every test, with coverage
 	@$(BIN)/python -m pytest --ignore tests/unit --numprocesses 3 --dist loadfile --no-loadscope-reorder \
 		--cov --cov-append --cov-report=term
 
-bench: environment ## Figures beside their rivals of the same run: a fleet's morning, a month's cost
-	@$(OURS) -m bench
+bench: environment ## Figures beside their rivals of the same run; ONLY=calls,package measures those two
+	@$(OURS) -m bench $(if $(ONLY),--only $(ONLY))
 
 soak: environment ## All crash cases; 1,000 fetches while much goes wrong; all that it holds, 5 minutes; N=300, MINUTES=1
 	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
@@ -90,6 +91,7 @@ lock: environment ## Pin the packages anew; UPGRADE=1 takes newer versions
 	@$(COMPILE) --constraints requirements/dev.txt layers/dependencies/requirements.in \
 		--output-file layers/dependencies/requirements.txt
 	@$(COMPILE) requirements/audit.in --output-file requirements/audit.txt
+	@$(COMPILE) --constraints requirements/dev.txt bench/rivals/requirements.in --output-file bench/rivals/requirements.txt
 	@cd tools/audit && npm install --package-lock-only --ignore-scripts --omit-lockfile-registry-resolved --loglevel=error
 
 clean: ## Stop the stack; remove .venv, .audit, .local, .aws-sam, docs/html and the caches

@@ -22,7 +22,7 @@ from tools.local.aws import forget_user_settings
 from tools.local.errors import LocalError
 
 RESULTS = Path(__file__).parent / "results"
-PARTS = ("calls", "package", "designs", "requests", "cold_start", "throughput")
+PARTS = ("calls", "package", "designs", "memory", "requests", "cold_start", "throughput")
 """Modules of this package, each with `measure`; what is over soon comes first."""
 SCALE = "scale"
 WIDTH = 132

@@ -3,13 +3,16 @@
     python -I bench/beginning.py probe|ours|floor|rival <JSON of what it takes>
 
 It is run by `cold_start`, never imported, and uses the standard library alone. Prints one JSON
-document; CPU is that of the process, in milliseconds, from the first import to the last client.
+document: CPU of the process in milliseconds, from the first import to the last client, and the most
+memory that it had.
 """
 
 import importlib
 import json
+import resource
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 
@@ -78,7 +81,16 @@ def _begin(given: dict[str, Any]) -> None:
 
 
 def _since(began: float) -> dict[str, float]:
-    return {"cpu_ms": (time.process_time() - began) * 1000}
+    return {"cpu_ms": (time.process_time() - began) * 1000, "peak_mb": peak_mb()}
+
+
+def peak_mb() -> float:
+    """Give the most memory that this process had; Linux's own figure has the parent's in it."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        [line] = [each for each in status.read_text().splitlines() if each.startswith("VmHWM:")]
+        return int(line.split()[1]) * 1024 / 1_000_000
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1_000_000
 
 
 if __name__ == "__main__":

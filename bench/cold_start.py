@@ -41,23 +41,18 @@ def measure(*, quick: bool = False) -> list[Figure]:
 
 
 def _of(folder: str, logical_id: str, rounds: int, *, with_rival: bool) -> list[Figure]:
-    layers = packages_of()
-    begin = {
-        "path": [str(BUILD / logical_id), *(str(each) for each in layers.values())],
-        "packages": str(layers["dependencies"]),
-        "use_cases": use_cases_of(folder),
-    }
-    needed = _beginning("probe", begin)
+    begin = what_begins(folder, logical_id)
+    needed = beginning("probe", begin)
     contenders: dict[str, Callable[[], float]] = {
-        "ours": lambda: float(_beginning("ours", begin)["cpu_ms"]),
-        "floor": lambda: float(_beginning("floor", {**begin, **needed})["cpu_ms"]),
+        "ours": lambda: float(beginning("ours", begin)["cpu_ms"]),
+        "floor": lambda: float(beginning("floor", {**begin, **needed})["cpu_ms"]),
     }
     if with_rival and folder in RIVALS:
         rival = {
             "path": [str(ROOT / "bench" / "rivals"), str(rival_packages())],
             "module": RIVALS[folder],
         }
-        contenders["fastapi"] = lambda: float(_beginning("rival", rival)["cpu_ms"])
+        contenders["fastapi"] = lambda: float(beginning("rival", rival)["cpu_ms"])
     samples: dict[str, list[float]] = {name: [] for name in contenders}
     for _ in range(rounds):
         for name, run in contenders.items():
@@ -77,6 +72,16 @@ def _of(folder: str, logical_id: str, rounds: int, *, with_rival: bool) -> list[
     return figures
 
 
+def what_begins(folder: str, logical_id: str) -> dict[str, Any]:
+    """Give what a beginning of a function takes."""
+    layers = packages_of()
+    return {
+        "path": [str(BUILD / logical_id), *(str(each) for each in layers.values())],
+        "packages": str(layers["dependencies"]),
+        "use_cases": use_cases_of(folder),
+    }
+
+
 def use_cases_of(folder: str) -> list[str]:
     """Name the use cases that a handler puts together when it begins."""
     text = (ROOT / "functions" / folder / "handler.py").read_text(encoding="utf-8")
@@ -84,7 +89,8 @@ def use_cases_of(folder: str) -> list[str]:
     return [each.strip().removeprefix("bootstrap.") for each in named.split(",")]
 
 
-def _beginning(mode: str, given: dict[str, Any]) -> dict[str, Any]:
+def beginning(mode: str, given: dict[str, Any]) -> dict[str, Any]:
+    """Begin once, in a process of its own; see `bench/beginning.py`."""
     command = [
         *(str(WORKER / "bin" / "python"), "-I", "-B"),
         *(str(ROOT / "bench" / "beginning.py"), mode, json.dumps(given)),

@@ -7,9 +7,12 @@ assumptions, and named.
 
 import tomllib
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from rich.table import Table
+
+from tools.audit import transform
 
 PRICES: dict[str, float] = tomllib.loads((Path(__file__).parent / "prices.toml").read_text())
 FLEETS = (1, 1_000, 1_000_000)
@@ -82,12 +85,13 @@ def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
     runs = (pieces + put_offs + too_early) / _batch(connections)
     minutes = DAYS_A_MONTH * 24 * 60
     seconds = {
-        "webhook": pieces * 0.15 * 1.0,
-        "run_fetches": (pieces * COBALT_SECONDS + put_offs * 0.05 + too_early * 0.02) * 0.5,
-        "detect_changes": pieces * DETECT_SECONDS * 1.0,
-        "plan_fetches": fetches * 0.0004 * 0.5,
-        "reconcile": minutes * 0.3 * 1.0,
+        "ReceiveWebhook": pieces * 0.15,
+        "RunFetches": pieces * COBALT_SECONDS + put_offs * 0.05 + too_early * 0.02,
+        "DetectChanges": pieces * DETECT_SECONDS,
+        "PlanFetches": fetches * 0.0004,
+        "ReconcileJobs": minutes * 0.3,
     }
+    gb_seconds = sum(each * memory_gb(function) for function, each in seconds.items())
     requests = 2 * pieces + runs + DAYS_A_MONTH + minutes
     rows = pieces * (PIECE_ROWS + WEBHOOK_ROWS) + fetches * RANGE_ROWS + put_offs * PUT_OFF_ROWS
     writes = UNITS_A_ROW * rows + pieces * PIECE_INDEXED + fetches * RANGE_INDEXED
@@ -96,7 +100,7 @@ def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
     reads += put_offs * PUT_OFF_READS + minutes * 4
     queue = pieces / 10 + put_offs + too_early + 2 * runs + _polls(minutes)
     lines = {
-        "Lambda": sum(seconds.values()) * PRICES["lambda_gb_second"]
+        "Lambda": gb_seconds * PRICES["lambda_gb_second"]
         + requests / 1e6 * PRICES["lambda_million_requests"],
         "DynamoDB": writes / 1e6 * PRICES["dynamodb_million_writes"]
         + reads / 1e6 * PRICES["dynamodb_million_reads"],
@@ -113,6 +117,13 @@ def month(connections: int, spread_minutes: int = SPREAD_MINUTES) -> Month:
         "secrets, alarms": 2 * PRICES["secret_month"] + 6 * PRICES["alarm_month"],
     }
     return Month(connections, lines)
+
+
+@cache
+def memory_gb(function: str) -> float:
+    """Give the memory of a function by the template."""
+    megabytes: int = transform.parsed()["Resources"][function]["Properties"]["MemorySize"]
+    return megabytes / 1024
 
 
 def months() -> list[dict[str, object]]:

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 
 from bench import cost
 from bench.calls import Counted, count
-from bench.cost import COBALT_SECONDS, LOG_LINE_BYTES, PRICES
+from bench.cost import COBALT_SECONDS, LOG_LINE_BYTES, PRICES, memory_gb
 from bench.figures import Figure
-from tools.audit import transform
 
 MILLION = 1_000_000
 TABLE_SECONDS, STORE_SECONDS, BUS_SECONDS, QUEUE_SECONDS = 0.006, 0.030, 0.015, 0.008
@@ -134,12 +133,6 @@ def cheaper_from(container: Design) -> int:
     return round(
         MILLION * container.usd_a_month / (ours.usd_of_a_million - container.usd_of_a_million)
     )
-
-
-def memory_gb(function: str) -> float:
-    """Give the memory of a function by the template."""
-    megabytes: int = transform.parsed()["Resources"][function]["Properties"]["MemorySize"]
-    return megabytes / 1024
 
 
 def _waiting(counted: Counted) -> float:

@@ -45,13 +45,13 @@ def measure(*, quick: bool = False) -> list[Figure]:
     rounds = QUICK_ROUNDS if quick else ROUNDS
     answers = Answers()
     with answers.in_place(), contextlib.redirect_stdout(io.StringIO()):
-        handlers = _handlers()
+        each = handlers()
         figures = [
-            _request("fetch", handlers["fetch"], fetch_call, rounds),
-            _request("webhook of 42 appointments", handlers["webhook"],
+            _request("fetch", each["fetch"], fetch_call, rounds),
+            _request("webhook of 42 appointments", each["webhook"],
                      lambda: webhook_call(result()), rounds),
         ]  # fmt: skip
-        return figures + _large(handlers["webhook"], QUICK_ROUNDS if quick else LARGE_ROUNDS)
+        return figures + _large(each["webhook"], QUICK_ROUNDS if quick else LARGE_ROUNDS)
 
 
 def bare(event: Json, _context: object) -> Json:
@@ -62,7 +62,8 @@ def bare(event: Json, _context: object) -> Json:
     return {"statusCode": 200, "body": json.dumps({"success": bool(document), "digest": digest})}
 
 
-def _handlers() -> dict[str, Handler]:
+def handlers() -> dict[str, Handler]:
+    """Load the two functions; within `Answers.in_place`, for they begin then."""
     from functions.fetch_appointments.handler import lambda_handler as fetch  # noqa: PLC0415
     from functions.receive_webhook.handler import lambda_handler as receive  # noqa: PLC0415
 
@@ -75,7 +76,7 @@ def _request(name: str, handler: Handler, event: Callable[[], Json], rounds: int
     for number in range(rounds + 1):
         for each, function in contenders.items():
             events = [event() for _ in range(REQUESTS)]
-            cpu = _cpu_ms(lambda: [_answered(function, one) for one in events])  # noqa: B023
+            cpu = _cpu_ms(lambda: [answered(function, one) for one in events])  # noqa: B023
             if number:  # the first one warms up
                 samples[each].append(cpu / REQUESTS)
     median = {each: statistics.median(found) for each, found in samples.items()}
@@ -90,12 +91,12 @@ def _large(handler: Handler, rounds: int) -> list[Figure]:
     for _ in range(rounds):
         event = webhook_call(result(size=LARGE_BYTES))
         body = event["body"].encode()
-        cpu["ours"].append(_cpu_ms(lambda: _answered(handler, event)))  # noqa: B023
+        cpu["ours"].append(_cpu_ms(lambda: answered(handler, event)))  # noqa: B023
         cpu["rival"].append(_cpu_ms(lambda: _minimum(body)))  # noqa: B023
     event = webhook_call(result(size=LARGE_BYTES))
     body = event["body"].encode()
     memory = {
-        "ours": _peak(lambda: _answered(handler, event)),
+        "ours": _peak(lambda: answered(handler, event)),
         "rival": _peak(lambda: _minimum(body)),
     }
     median = {each: statistics.median(found) for each, found in cpu.items()}
@@ -113,7 +114,8 @@ def _minimum(body: bytes) -> object:
     return hmac.digest(KEY, body, "sha256"), json.loads(body)
 
 
-def _answered(handler: Handler, event: Json) -> Json:
+def answered(handler: Handler, event: Json) -> Json:
+    """Give the answer of a function, which is to be a success."""
     answer = handler(event, Context())
     if answer["statusCode"] not in {200, 202}:
         raise RuntimeError(f"answered {answer['statusCode']}: {answer['body']}")
