@@ -55,6 +55,7 @@ from cobalt_relay.services.receive_webhook import ReceiveWebhook
 from cobalt_relay.services.reconcile_jobs import ReconcileJobs
 from cobalt_relay.services.standing import Standing
 from cobalt_relay.services.take_in import TakeIn
+from tests.faults.lab import NothingMeasured
 from tests.unit.fakes import (
     FakeBus,
     FakeClock,
@@ -695,6 +696,7 @@ class World:
                 take_in,
                 announcer,
                 LookAfterRanges(queueing, gathering, announcer),
+                NothingMeasured(),
                 now=self.clock,
             ),
         )

@@ -35,6 +35,7 @@ from cobalt_relay.services.reconcile_jobs import ReconcileJobs
 from cobalt_relay.services.run_fetches import RunFetches
 from cobalt_relay.services.standing import Standing
 from cobalt_relay.services.take_in import TakeIn
+from cobalt_relay.services.watch import Watch
 from tests.unit.fakes import (
     FakeBus,
     FakeClock,
@@ -145,6 +146,7 @@ class World:
             self.take_in,
             self.announcer,
             LookAfterRanges(self.fetch_ranges, self.gathering, self.announcer),
+            Watch(self.jobs, self.connections, now=self.clock),
             now=self.clock,
         )
         self.detect_changes = DetectChanges(

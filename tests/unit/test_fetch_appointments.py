@@ -399,6 +399,19 @@ def test_request_is_unknown_and_sent_once_when_cobalt_may_have_started(
     assert len(world.cobalt.calls) == 1
 
 
+@pytest.mark.parametrize("error", [RateLimited(), AccessForbidden(LINK, error="login_required")])
+def test_refusal_is_counted_by_its_class(
+    world: World, logged: Callable[[], str], error: Any
+) -> None:
+    world.cobalt.errors["token-1"] = error
+
+    call(fetch_event(WEEK))
+
+    metric = json.loads(logged().splitlines()[-1])
+    assert metric["FetchRefused"] == [1.0]
+    assert metric[f"FetchRefused{type(error).__name__}"] == [1.0]
+
+
 def test_refusal_is_answered_when_its_record_cannot_be_written(world: World) -> None:
     world.cobalt.errors["token-1"] = RequestRefused(EMR)
     world.jobs.fail("close_request", *[TableFault()] * 3)

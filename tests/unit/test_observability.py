@@ -2,6 +2,9 @@
 
 import json
 import logging
+import os
+import subprocess
+import sys
 import traceback
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -116,6 +119,26 @@ def test_exception_that_nobody_foresaw_leaves_without_its_text(logged: Callable[
     assert (line["message"], line["error_type"]) == ("unexpected_error", "KeyError")
     assert metric["UnexpectedError"] == [1.0]
     assert patient not in told + json.dumps(line)
+
+
+def test_metrics_bear_the_name_of_their_stack() -> None:
+    code = (
+        "from cobalt_relay.observability import count, metrics;"
+        "count('FetchAccepted'); metrics.flush_metrics()"
+    )
+    environment = os.environ | {
+        "POWERTOOLS_SERVICE_NAME": "staging",
+        "PYTHONPATH": os.pathsep.join(sys.path),
+    }
+
+    done = subprocess.run(  # in an interpreter of its own, as a function begins
+        [sys.executable, "-c", code], env=environment, capture_output=True, check=True
+    )
+
+    told = json.loads(done.stdout)
+    [description] = told["_aws"]["CloudWatchMetrics"]
+    assert description["Dimensions"] == [["service"]]
+    assert told["service"] == "staging"
 
 
 def test_foreseen_error_leaves_as_it_is() -> None:

@@ -510,6 +510,20 @@ def test_refusals_are_alike_whatever_is_wrong_with_a_signature(accepted: World) 
     assert len({json.dumps(answer, sort_keys=True) for answer in answers}) == 1
 
 
+def test_genuine_delivery_is_counted_by_its_verdict(
+    accepted: World, logged: Callable[[], str]
+) -> None:
+    body = as_bytes(result())
+
+    deliver(accepted, body)
+    first = metrics_of(logged())
+    deliver(accepted, body)
+    again = metrics_of(logged())
+
+    assert (first["DeliveryReceived"], "DeliveryRepeated" in first) == (1, False)
+    assert (again["DeliveryRepeated"], "DeliveryReceived" in again) == (1, False)
+
+
 def test_probe_is_verified_and_leaves_nothing(world: World, logged: Callable[[], str]) -> None:
     body = as_bytes({"id": "relay-probe-1", "type": PROBE, "timestamp": iso(world.clock())})
 
@@ -518,7 +532,7 @@ def test_probe_is_verified_and_leaves_nothing(world: World, logged: Callable[[],
     assert [answer["statusCode"] for answer in answers] == [200, 401]
     assert body_of(answers[0])["message"] == "Webhook verified."
     assert (world.results.objects, world.jobs.table.items, world.bus.events) == ({}, {}, [])
-    assert "ProbeVerified" in logged()
+    assert "DeliveryVerified" in logged()
 
 
 @pytest.mark.parametrize("at_refresh", [False, True])

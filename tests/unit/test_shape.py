@@ -130,7 +130,14 @@ ALLOWED = {
         "tracing",
     },
     "restoring.py": set(),
-    "bootstrap.py": {"adapters", "errors", "restoring", "services", "settings"},
+    "bootstrap.py": {
+        "adapters",
+        "errors",
+        "observability",
+        "restoring",
+        "services",
+        "settings",
+    },
 }
 
 

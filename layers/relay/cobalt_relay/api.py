@@ -438,6 +438,7 @@ def _refusal(event: APIGatewayProxyEvent, error: RelayError) -> Answer:
     if error.retry_after:
         headers["Retry-After"] = error.retry_after
     status = next(STATUS_OF[kind] for kind in type(error).__mro__ if kind in STATUS_OF)
+    count(f"Refused{int(status)}")
     ids = {"request_id": request_id(event), "error_code": error.code, "status": int(status)}
     logger.info("request_refused", extra=ids)
     return answer(event, status, body, headers)

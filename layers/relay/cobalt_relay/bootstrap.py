@@ -12,6 +12,7 @@ from cobalt_relay.settings import Settings
 if TYPE_CHECKING:
     from cobalt_relay.adapters.aws import Patience
     from cobalt_relay.adapters.bus import Bus
+    from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.adapters.connections import Connections
     from cobalt_relay.adapters.jobs import Jobs
     from cobalt_relay.adapters.queue import FetchQueue
@@ -65,10 +66,9 @@ def settings() -> Settings:
 def fetch_appointments() -> "FetchAppointments":
     """Give the use case behind `POST /v1/appointments/fetch`, and behind each scheduled fetch."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.services.fetch_appointments import FetchAppointments
 
-    cobalt = Cobalt(settings().cobalt_base_url)
+    cobalt = _cobalt()
     return FetchAppointments(
         cobalt,
         _jobs(aws.PATIENT),
@@ -83,10 +83,9 @@ def fetch_appointments() -> "FetchAppointments":
 def fetch_ranges() -> "FetchRanges":
     """Give the use case behind `POST /v1/appointments/fetch/range`."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.services.fetch_range import FetchRanges
 
-    cobalt = Cobalt(settings().cobalt_base_url)
+    cobalt = _cobalt()
     secrets = _secrets(aws.PATIENT)
     return FetchRanges(cobalt, _ranges(aws.PATIENT), _queue(), _connections(), secrets)
 
@@ -142,18 +141,19 @@ def receive_webhook() -> "ReceiveWebhook":
 def reconcile_jobs() -> "ReconcileJobs":
     """Give the use case that looks after what is open, every minute."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.services.look_after_ranges import LookAfterRanges
     from cobalt_relay.services.reconcile_jobs import ReconcileJobs
+    from cobalt_relay.services.watch import Watch
 
     return ReconcileJobs(
-        Cobalt(settings().cobalt_base_url),
+        _cobalt(),
         _jobs(aws.UNHURRIED),
         _connections(),
         _secrets(aws.UNHURRIED),
         _take_in(aws.UNHURRIED),
         _announcer(aws.UNHURRIED),
         LookAfterRanges(fetch_ranges(), _gathering(aws.UNHURRIED), _announcer(aws.UNHURRIED)),
+        Watch(_jobs(aws.UNHURRIED), _connections()),
     )
 
 
@@ -217,7 +217,6 @@ def detect_changes() -> "DetectChanges":
 def rotate_webhook_secret() -> "RotateWebhookSecret":
     """Give the use case that Secrets Manager invokes."""
     from cobalt_relay.adapters import aws
-    from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.adapters.front_door import FrontDoor
     from cobalt_relay.adapters.rotation import RotatedSecret
     from cobalt_relay.services.rotate_webhook_secret import RotateWebhookSecret
@@ -225,12 +224,19 @@ def rotate_webhook_secret() -> "RotateWebhookSecret":
 
     own = RotationSettings.from_environment()
     return RotateWebhookSecret(
-        Cobalt(own.cobalt_base_url),
+        _cobalt(),
         RotatedSecret(aws.secretsmanager(aws.UNHURRIED), own.webhook_secret_arn),
         _secrets(aws.PATIENT),
         FrontDoor(own.webhook_url),
         own.webhook_url,
     )
+
+
+def _cobalt() -> "Cobalt":
+    from cobalt_relay.adapters.cobalt import Cobalt
+    from cobalt_relay.observability import upstream_answered
+
+    return Cobalt(settings().cobalt_base_url, tell=upstream_answered)
 
 
 @cache

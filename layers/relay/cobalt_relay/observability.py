@@ -16,12 +16,14 @@ from aws_lambda_powertools.metrics import Metrics, MetricUnit
 from aws_lambda_powertools.utilities.typing import LambdaContext
 
 from cobalt_relay import tracing
-from cobalt_relay.errors import RelayError, UnexpectedFailure
+from cobalt_relay.errors import RateLimited, RelayError, UnexpectedFailure, UpstreamFault
 
 # Escaped to ASCII, so that no separator of another alphabet breaks a line in two.
 _serialize = partial(json.dumps, separators=(",", ":"), default=str)
 logger = Logger(service="cobalt-relay", utc=True, json_serializer=_serialize)
-metrics = Metrics(namespace="CobaltRelay", service="cobalt-relay")
+metrics = Metrics(namespace="CobaltRelay")
+"""Their one dimension, `service`, is POWERTOOLS_SERVICE_NAME: the stack's name, so that two stacks
+of an account neither mix their figures nor ring each other's alarms."""
 
 # Lambda sets the level of the root logger. At DEBUG these would log requests and answers whole,
 # secrets and tokens among them; urllib3 warns with the malformed headers of an answer.
@@ -42,6 +44,10 @@ Context = LambdaContext
 type Handler = Callable[[dict[str, Any], Context], Any]
 
 
+_FAILURES = {"login_required": "LoginRequired", "fetch_failed": "Unexplained"}
+"""The codes of a failed job that are known, by what a metric calls them."""
+
+
 def count(name: str, value: int = 1) -> None:
     """Add to a metric of this invocation."""
     metrics.add_metric(name=name, unit=MetricUnit.Count, value=value)
@@ -50,6 +56,27 @@ def count(name: str, value: int = 1) -> None:
 def measure_seconds(name: str, seconds: float) -> None:
     """Add a duration to the metrics of this invocation."""
     metrics.add_metric(name=name, unit=MetricUnit.Seconds, value=seconds)
+
+
+def upstream_answered(seconds: float, error: RelayError | None) -> None:
+    """Measure a call of Cobalt: how long it took, and whether it failed by no fault of the call's.
+
+    What Cobalt refuses is the caller's affair, but for its wish to be asked less often.
+    """
+    measure_seconds("UpstreamLatency", seconds)
+    if isinstance(error, UpstreamFault):
+        count("UpstreamError")
+    elif isinstance(error, RateLimited):
+        count("UpstreamRateLimited")
+
+
+def job_failed(error_code: str | None) -> None:
+    """Count a job that brought no appointments, by its code; those that Cobalt may add are others.
+
+    A metric costs money for each name, and Cobalt's words are not ours to name things by.
+    """
+    count("JobFailed")
+    count("JobFailed" + _FAILURES.get(error_code or "fetch_failed", "Otherwise"))
 
 
 def failure(error: BaseException) -> dict[str, str]:

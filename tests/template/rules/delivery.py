@@ -219,7 +219,7 @@ def attacks_and_failed_rotations_raise_an_alarm(document: Document) -> Iterator[
     """Within five minutes: of forged webhooks five, of the others the first."""
     alarms = document.of_type("AWS::CloudWatch::Alarm")
     rotator = [{"Name": "FunctionName", "Value": {"Ref": "RotateWebhookSecret"}}]
-    ours = [{"Name": "service", "Value": "cobalt-relay"}]
+    ours = [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
     for metric, least, dimensions in (
         ("BadSignature", 5, ours),
         ("HeaderContradiction", 1, ours),
@@ -254,7 +254,8 @@ def alarm_is_about_a_metric_that_the_code_counts(document: Document) -> Iterator
         is_ours = alarm["Namespace"] == "CobaltRelay"
         dimensions = {each["Name"]: each["Value"] for each in alarm["Dimensions"]}
         if is_ours and (
-            alarm["MetricName"] not in counted() or dimensions != {"service": "cobalt-relay"}
+            alarm["MetricName"] not in counted()
+            or dimensions != {"service": {"Ref": "AWS::StackName"}}
         ):
             yield name
 

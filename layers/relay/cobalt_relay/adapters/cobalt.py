@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import Future
+from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
@@ -29,6 +30,7 @@ from cobalt_relay.errors import (
     AccessForbidden,
     AccessTokenRefused,
     RateLimited,
+    RelayError,
     RequestRefused,
     UpstreamBroken,
     UpstreamFault,
@@ -102,12 +104,14 @@ class Cobalt:
         *,
         connect_seconds: float = CONNECT_SECONDS,
         answer_seconds: float = ANSWER_SECONDS,
+        tell: Callable[[float, RelayError | None], None] = lambda _seconds, _error: None,
         clock: Callable[[], float] = time.monotonic,
         sleep: Callable[[float], None] = time.sleep,
     ) -> None:
         self._base_url = base_url
         self._connect_seconds = connect_seconds
         self._answer_seconds = answer_seconds
+        self._tell = tell
         self._clock = clock
         self._sleep = sleep
         self._session = requests.Session()
@@ -244,13 +248,14 @@ class Cobalt:
     ) -> tuple[int, dict[str, Any]]:
         """Ask once; give a success, or what `none_where` names as no failure."""
         seconds = self._connect_seconds + self._answer_seconds
-        status, retry_after, said = self._in_time(
-            partial(self._send, method, path, headers, body), seconds
-        )
-        answer = _json_object(said)
-        if 200 <= status < 300 or status in none_where:
-            return status, answer
-        raise failure_of(status, _retry_after(retry_after), answer)
+        with self._told():
+            status, retry_after, said = self._in_time(
+                partial(self._send, method, path, headers, body), seconds
+            )
+            answer = _json_object(said)
+            if 200 <= status < 300 or status in none_where:
+                return status, answer
+            raise failure_of(status, _retry_after(retry_after), answer)
 
     def _fetch_once(
         self,
@@ -260,14 +265,15 @@ class Cobalt:
         seconds: float,
     ) -> str:
         headers = headers_of(credentials) | {"access_token": access_token}
-        status, retry_after, body = self._in_time(
-            partial(self._send, "POST", "/v1/appointments/fetch", headers, request.to_cobalt()),
-            seconds,
-        )
-        answer = _json_object(body)
-        if 200 <= status < 300:
-            return _job_id(answer)
-        raise failure_of(status, _retry_after(retry_after), answer)
+        asked = request.to_cobalt()
+        with self._told():
+            status, retry_after, body = self._in_time(
+                partial(self._send, "POST", "/v1/appointments/fetch", headers, asked), seconds
+            )
+            answer = _json_object(body)
+            if 200 <= status < 300:
+                return _job_id(answer)
+            raise failure_of(status, _retry_after(retry_after), answer)
 
     def _listed(
         self, credentials: ClientCredentials, query: dict[str, str]
@@ -315,7 +321,21 @@ class Cobalt:
                 file.flush()
                 return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
 
-        return read_page(self._in_time(load, LIST_SECONDS))
+        with self._told():
+            loaded = self._in_time(load, LIST_SECONDS)
+        return read_page(loaded)
+
+    @contextmanager
+    def _told(self) -> Iterator[None]:
+        """Tell how long a call took, and what it failed with."""
+        began, failed = self._clock(), None
+        try:
+            yield
+        except (UpstreamRefusal, UpstreamFault) as error:
+            failed = error
+            raise
+        finally:
+            self._tell(self._clock() - began, failed)
 
     def _in_time[T](self, call: Callable[[], T], seconds: float) -> T:
         """Wait for a call as long as patience lasts.

@@ -66,6 +66,8 @@ _AT_ONCE = 100
 class Registry:
     """The rows of the connections. Raises `TableFault`."""
 
+    shards = REGISTRY_SHARDS
+
     def __init__(self, table: Table) -> None:
         self._table = table
 
@@ -90,9 +92,17 @@ class Registry:
 
     def ids(self) -> Iterator[str]:
         """List every connection; read page by page, so memory does not grow with their number."""
-        for shard in range(REGISTRY_SHARDS):
-            for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
-                yield item["connection_id"]
+        for shard in range(self.shards):
+            yield from self._of_shard(shard)
+
+    def of_shard(self, shard: int) -> Iterator[Connection]:
+        """Give the connections of one of the `shards` of the register, which are about equal."""
+        for some in batched(self._of_shard(shard), _AT_ONCE, strict=False):
+            yield from self.several(some)
+
+    def _of_shard(self, shard: int) -> Iterator[str]:
+        for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
+            yield item["connection_id"]
 
     def get(self, connection_id: str) -> Connection | None:
         """Read a connection; None where there is none."""

@@ -72,6 +72,8 @@ REQUEST_LOOK = timedelta(minutes=5)
 ANNOUNCING = timedelta(seconds=1)
 """How long one deliverer has the announcement for itself. Cobalt's retry comes 1 s after the first
 answer, so a retry after a crash finds it free."""
+OPEN_WITHIN = timedelta(minutes=45)
+"""Up to when an open job is looked at again: the longest pause, jittered, and some."""
 AFTERWARDS = timedelta(days=2)
 """How long a row is kept beyond the deadline of its job at least: an expired one is still due."""
 
@@ -429,6 +431,18 @@ class Jobs:
         moment = iso(now)
         keys = islice(_few_connections(self._due_keys(up_to=moment)), most)
         return [row for row in self._read(keys) if row.due_at <= moment]
+
+    def open_jobs(self, now: datetime, most: int) -> tuple[int, list[Job]]:
+        """Give the jobs that wait for their result, and how many there may be beyond so many.
+
+        All of them are looked at again within `OPEN_WITHIN`, and stand in the index for that.
+        """
+        listed = (key for key in self._due_keys(iso(now + OPEN_WITHIN)) if key.kind == "JOB")
+        jobs: list[Job] = []
+        for some in batched(islice(listed, most), _READ_AT_ONCE, strict=False):
+            jobs += [_job(item) for item in self._table.get(*some) if item]
+        beyond = sum(1 for _ in listed)
+        return beyond, [job for job in jobs if job.state is JobState.ACCEPTED]
 
     def open_requests(self, up_to: datetime) -> list[RequestRecord]:
         """Give every request that may still get a job, and whose look is due up to a moment."""

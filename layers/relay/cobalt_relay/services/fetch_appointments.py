@@ -332,6 +332,8 @@ class FetchAppointments:
         is_unknown = isinstance(error, UpstreamFault) and error.may_have_started
         state = RequestState.UNKNOWN if is_unknown else RequestState.FAILED
         count("FetchUnknown" if is_unknown else "FetchRefused")
+        if not is_unknown:  # by the error's class: a vocabulary of ours, never Cobalt's words
+            count(f"FetchRefused{type(error).__name__}")
         ids = _ids(request)
         logger.warning("fetch_not_accepted", extra={**ids, "error_code": error.reason})
         comes_again = comes_again and started_nothing(error)

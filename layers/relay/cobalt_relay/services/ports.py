@@ -176,6 +176,26 @@ class DueStore(Protocol):
     def expire_job(self, job: Job, now: datetime) -> Job | None: ...
 
 
+class Measures(Protocol):
+    """What is measured at the end of each minute's run. Raises `StorageFault`."""
+
+    def run(self) -> None: ...
+
+
+class OpenJobs(Protocol):
+    """Where it is told which jobs wait for their result."""
+
+    def open_jobs(self, now: datetime, most: int) -> tuple[int, list[Job]]: ...
+
+
+class RegisterShards(Protocol):
+    """The register of the connections, a part at a time."""
+
+    @property
+    def shards(self) -> int: ...
+    def of_shard(self, shard: int) -> Iterator[Connection]: ...
+
+
 class ResultStore(Protocol):
     """Where the bytes go."""
 

@@ -69,14 +69,16 @@ class ReceiveWebhook:
         self._verify(body, signature)
         event = _parse(body)
         if event.type == PROBE:
-            count("ProbeVerified")
+            count("DeliveryVerified")
             return Verdict.VERIFIED
         digest = hashlib.sha256(body).hexdigest()
         delivery = Delivery(event, body, digest, self._now(), "webhook")
         if unsigned.contradict(event):
             count("HeaderContradiction")
             logger.warning("header_contradiction", extra=delivery.ids)
-        return self._take_in.take_in(delivery)
+        verdict = self._take_in.take_in(delivery)
+        count(f"Delivery{verdict.capitalize()}")
+        return verdict
 
     def _verify(self, body: bytes, signature: str) -> None:
         """Hold the signature against every live key, over the bytes and over JavaScript's text.

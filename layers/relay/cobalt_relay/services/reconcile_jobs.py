@@ -64,7 +64,7 @@ from cobalt_relay.models import (
     iso,
     utc_now,
 )
-from cobalt_relay.observability import count, failure, logger
+from cobalt_relay.observability import count, failure, job_failed, logger
 from cobalt_relay.services.anew import anew_where_refused
 from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.look_after_ranges import LookAfterRanges
@@ -76,6 +76,7 @@ if TYPE_CHECKING:
         CredentialStore,
         DueStore,
         KnownConnections,
+        Measures,
     )
 
 MOST_ROWS = 2_000
@@ -144,7 +145,7 @@ class _Run:
 class ReconcileJobs:
     """The use case. One object serves all invocations of a function."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913, PLR0917 - all of its world
         self,
         cobalt: "AskCobalt",
         jobs: "DueStore",
@@ -153,6 +154,7 @@ class ReconcileJobs:
         take_in: TakeIn,
         announcer: Announcer,
         ranges: LookAfterRanges,
+        watch: "Measures",
         now: Callable[[], datetime] = utc_now,
     ) -> None:
         self._cobalt = cobalt
@@ -162,6 +164,7 @@ class ReconcileJobs:
         self._take_in = take_in
         self._announcer = announcer
         self._ranges = ranges
+        self._watch = watch
         self._now = now
 
     def run(self, seconds_left: SecondsLeft) -> dict[str, int]:
@@ -191,9 +194,18 @@ class ReconcileJobs:
         for each in rest:
             if run.has_time and each.kind == "CONNECTION":  # nobody waits for its settings
                 self._guarded(run, each, self._look_at_connection)
+        self._measure(run)
         done = dict(run.done)
         logger.info("reconciled", extra={"due": len(due), "done": done})
         return {"due": len(due), **done}
+
+    def _measure(self, run: _Run) -> None:
+        """Measure what is left; that it fails is nobody's affair who waits for a job."""
+        try:
+            self._watch.run()
+        except RelayError as error:
+            run.failed(error)
+            logger.warning("not_measured", extra={"error_code": error.code})
 
     def _guarded(self, run: _Run, due: Due, look: Callable[[_Run, Due], None]) -> None:
         """Look at one row, under its trace; whatever fails is its own affair."""
@@ -290,7 +302,7 @@ class ReconcileJobs:
         failed = self._jobs.fail_job(job, LOGIN_REQUIRED, self._now())
         announcement = failed and job_ended(failed)
         if failed and announcement:
-            count("JobFailed")
+            job_failed(LOGIN_REQUIRED)
             run.done["ended"] += 1
             announced = Announced("JOB", job.job_execution_id, failed.state)
             self._announcer.announce(announced, announcement)

@@ -28,7 +28,7 @@ from cobalt_relay.models import (
     ResultLocation,
     utc_now,
 )
-from cobalt_relay.observability import count, logger, measure_seconds
+from cobalt_relay.observability import count, job_failed, logger, measure_seconds
 from cobalt_relay.places import appointments_place, event_place
 from cobalt_relay.services.announce import Announcer
 from cobalt_relay.services.gather_ranges import GatherRanges
@@ -188,7 +188,10 @@ class TakeIn:
         announcement = job_ended(job)
         assert completion  # noqa: S101 - it has just ended
         assert announcement  # noqa: S101
-        count("JobCompleted" if job.state is JobState.COMPLETED else "JobFailed")
+        if job.state is JobState.COMPLETED:
+            count("JobCompleted")
+        else:
+            job_failed(completion.error_code)
         count(f"DeliveredBy{delivery.via.capitalize()}")
         if job.expired_at:
             count("JobCompletedLate")
@@ -328,6 +331,5 @@ def _completion(delivery: Delivery, fetched: FetchResult, location: ResultLocati
 
 
 def _repeated(delivery: Delivery) -> Verdict:
-    count("DeliveryRepeated")
     logger.info("delivery_repeated", extra=delivery.ids)
     return Verdict.REPEATED

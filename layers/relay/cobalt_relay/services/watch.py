@@ -1,0 +1,71 @@
+"""Measure what no request tells by itself: what is open and for how long, and how old data is.
+
+The reconciler does so every minute, at zero too: where these figures are missing, it does not run.
+"""
+
+from collections.abc import Callable
+from datetime import datetime, timedelta
+from typing import TYPE_CHECKING
+
+from cobalt_relay.models import Connection, ConnectionState, utc_now
+from cobalt_relay.observability import count, measure_seconds
+
+if TYPE_CHECKING:
+    from cobalt_relay.services.ports import OpenJobs, RegisterShards
+
+MOST_JOBS = 1_000
+"""That are read for their age; of more than that, the number is a little too high."""
+FRESH_FOR = timedelta(hours=26)
+"""How long a clinic's data is fresh: a day between two mornings, and what a fetch may take."""
+ROUND_MINUTES = 30
+"""In which every connection is looked at once: a shard of the register each minute, then a rest."""
+
+
+class Watch:
+    """The use case. Raises `TableFault`; the next minute does it again."""
+
+    def __init__(
+        self,
+        jobs: "OpenJobs",
+        connections: "RegisterShards",
+        now: Callable[[], datetime] = utc_now,
+    ) -> None:
+        self._jobs = jobs
+        self._connections = connections
+        self._now = now
+
+    def run(self) -> None:
+        """Measure what there is to be measured in this minute."""
+        now = self._now()
+        beyond, jobs = self._jobs.open_jobs(now, MOST_JOBS)
+        ages = [now - job.accepted_at for job in jobs if job.accepted_at]
+        count("OpenJobs", beyond + len(jobs))
+        measure_seconds("OldestOpenJobAge", max(ages, default=timedelta(0)).total_seconds())
+        shard = now.minute % ROUND_MINUTES
+        if shard < self._connections.shards:
+            self._look_at(shard, now)
+
+    def _look_at(self, shard: int, now: datetime) -> None:
+        """Tell how fresh the data of a shard's clinics is, by the last success of each.
+
+        One that never succeeded is as old as its registration.
+        """
+        seen = dict.fromkeys(("Fresh", "Stale", "Suspended"), 0)
+        oldest = timedelta(0)
+        for connection in self._connections.of_shard(shard):
+            if connection.state is ConnectionState.REPLACED:
+                continue
+            age = now - _fetched_at(connection)
+            is_fresh = age <= FRESH_FOR
+            if connection.is_suspended:
+                seen["Suspended"] += 1
+                continue
+            seen["Fresh" if is_fresh else "Stale"] += 1
+            oldest = max(oldest, age)
+        for kind, number in seen.items():
+            count(f"Connections{kind}", number)
+        measure_seconds("StalestConnectionAge", oldest.total_seconds())
+
+
+def _fetched_at(connection: Connection) -> datetime:
+    return connection.last_success_at or connection.registered_at
