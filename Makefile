@@ -31,10 +31,10 @@ export SAM_CLI_TELEMETRY := 0
 export UV_PYTHON_DOWNLOADS := never
 
 .DEFAULT_GOAL := help
-.PHONY: help demo up down logs redrive test bench soak fuzz check audit docs fix lock clean environment auditors renderers
+.PHONY: help demo up down logs redrive test bench soak dashboard fuzz check audit docs fix lock clean environment auditors renderers
 
 help: ## This list
-	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-8s%s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "make %-10s%s\n", $$1, $$2 }' Makefile
 	@echo ".venv/bin/relay --help: operate a stack, on AWS or with --local (make environment puts it there)"
 
 demo: environment ## The main job as a story: curl, webhook, S3, event, schedule
@@ -69,6 +69,9 @@ soak: environment ## All crash cases; 1,000 fetches while much goes wrong; all t
 	@ANY_ORDER_EXAMPLES=1000 $(BIN)/python -m pytest --quiet --every-case tests/faults
 	@$(OURS) -m tests.soak $(if $(N),--fetches $(N))
 	@$(OURS) -m tests.soak.load $(if $(MINUTES),--minutes $(MINUTES))
+
+dashboard: environment ## Draw docs/assets/dashboard.svg from what the last soak measured
+	@$(BIN)/python -m tools.dashboard
 
 fuzz: environment ## Thousands of made-up calls, held against docs/openapi.yaml; N=1000 per route
 	@$(OURS) -m tests.fuzz $(if $(N),--cases $(N))

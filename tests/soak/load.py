@@ -64,7 +64,7 @@ from tests.soak.load_books import (
     series,
     shortfalls,
 )
-from tools.local import processes, snapshot
+from tools.local import logs, processes, snapshot
 from tools.local.aws import forget_user_settings
 from tools.local.errors import LocalError
 from tools.local.eventlog import EventLog
@@ -635,6 +635,7 @@ def main(arguments: list[str]) -> int:
             home = TESTS / str(os.getpid())
             load = Load(stack, home, Plan.of_minutes(given.minutes), log, say=console.print)
             told = document(load, load.run())
+            logs.keep_metrics(stack, logs.METRICS)
     except LocalError as error:
         console.print(f"\n{error}", markup=False)
         return 1

@@ -1057,13 +1057,18 @@ OWN = (
     ),
     _fault(
         "alarm-about-nothing",
-        "alarm_is_about_a_metric_that_the_code_counts attacks_and_failed_rotations_raise_an_alarm",
+        "alarm_is_about_a_metric_that_the_code_counts alarms_are_those_that_a_person_wants_at_night",
         put("BadSignatures > MetricName", "BadSignatures"),
     ),
     _fault(
         "alarm-of-another-service",
-        "alarm_is_about_a_metric_that_the_code_counts attacks_and_failed_rotations_raise_an_alarm",
+        "alarm_is_about_a_metric_that_the_code_counts alarms_are_those_that_a_person_wants_at_night",
         put("BadSignatures > Dimensions > 0 > Value", "relay"),
+    ),
+    _fault(
+        "alarm-that-takes-silence-for-health",
+        "alarm_is_green_where_there_is_nothing_to_count",
+        put("OldOpenJobs > TreatMissingData", "notBreaching"),
     ),
     _fault(
         "alarm-about-silence",
@@ -1095,18 +1100,18 @@ OWN = (
     ),
     _fault(
         "alarm-at-half-a-million-forgeries",
-        "attacks_and_failed_rotations_raise_an_alarm",
+        "alarms_are_those_that_a_person_wants_at_night",
         put("BadSignatures > Threshold", 500_000),
     ),
     _fault(
         "alarm-the-other-way-round",
-        "attacks_and_failed_rotations_raise_an_alarm",
-        put("ContradictingHeaders > ComparisonOperator", "LessThanThreshold"),
+        "alarms_are_those_that_a_person_wants_at_night",
+        put("ExpiredFetches > ComparisonOperator", "LessThanThreshold"),
     ),
     _fault(
         "alarm-about-another-function",
-        "attacks_and_failed_rotations_raise_an_alarm",
-        put("FailedRotation > Dimensions > 0 > Value > Ref", "ReadAppointments"),
+        "alarms_are_those_that_a_person_wants_at_night",
+        put("ThrottledWebhooks > Dimensions > 0 > Value > Ref", "ReadAppointments"),
     ),
     # limits
     _fault(

@@ -9,7 +9,9 @@ from tests.template import access
 from tests.template.document import RULES, VARIANTS, Document, broken, document, source
 from tests.template.faults import LISTED, NO_COUNTERPART, OWN, Fault
 from tests.template.rules import api, data, delivery, functions, identities
+from tests.unit.test_metrics import described
 from tools.audit.transform import transformed
+from tools.dashboard import dashboard
 from tools.local.paths import ROOT
 
 MODULES = (api, data, delivery, functions, identities)  # importing them makes their rules known
@@ -95,6 +97,66 @@ def test_settings_are_the_environment_of_the_function(name: str) -> None:
 
     libraries = ("POWERTOOLS_", "PYDANTIC_")
     assert read == {variable for variable in given if not variable.startswith(libraries)}
+
+
+# ----------------------------------------------------------------------------------- alarms, dashboard
+
+OPERATING = (ROOT / "docs" / "operating.md").read_text(encoding="utf-8")
+GRID = 24
+AWS_METRICS = {
+    "AWS/SQS": {"ApproximateNumberOfMessagesVisible"},
+    "AWS/Lambda": {"Errors", "Throttles", "Duration"},
+    "AWS/ApiGateway": {"4XXError", "5XXError", "Latency"},
+}
+
+
+def test_runbook_has_a_line_for_every_alarm_and_none_besides() -> None:
+    lines = [
+        line for line in OPERATING.splitlines() if re.match(r"\| `[A-Z]\w+`.*\|.*\|.*\|", line)
+    ]
+    named = [name for line in lines for name in re.findall(r"`([A-Z]\w+)`", line.split("|")[1])]
+
+    assert sorted(named) == sorted(document("defaults").of_type("AWS::CloudWatch::Alarm"))
+
+
+def test_dashboard_shows_what_is_measured() -> None:
+    widgets = dashboard.widgets()
+    shown = [metric for widget in widgets for metric in dashboard.metrics_of(widget)]
+    functions_of_template = document("defaults").of_type("AWS::Lambda::Function").keys()
+
+    assert {each.name for each in shown if each.namespace == "CobaltRelay"} <= set(described())
+    for each in shown:
+        if each.namespace == "CobaltRelay":
+            assert each.dimensions == {"service": dashboard.STACK}
+        else:
+            assert each.name in AWS_METRICS[each.namespace]
+        if each.namespace == "AWS/Lambda":
+            assert each.dimensions["FunctionName"] in functions_of_template
+    watched = {each.dimensions["FunctionName"] for each in shown if each.name == "Errors"}
+    assert watched == functions_of_template
+
+
+def test_widgets_of_the_dashboard_stand_side_by_side() -> None:
+    cells = [
+        (x, y)
+        for each in dashboard.widgets()
+        for x in range(each["x"], each["x"] + each["width"])
+        for y in range(each["y"], each["y"] + each["height"])
+    ]
+
+    assert len(cells) == len(set(cells))
+    assert max(x for x, _ in cells) < GRID
+    assert len(cells) == GRID * (max(y for _, y in cells) + 1)  # without a gap
+
+
+def test_first_of_all_the_dashboard_says_whether_data_is_fresh() -> None:
+    text, *first = [each for each in dashboard.widgets() if each["y"] < 3]
+
+    assert text["properties"]["markdown"].startswith("# Is every clinic's data fresh?\n")
+    names = {metric.name for each in first for metric in dashboard.metrics_of(each)}
+    assert names == {
+        *("ConnectionsStale", "ConnectionsFresh", "ConnectionsSuspended", "StalestConnectionAge"),
+    }
 
 
 PUBLISHED = [

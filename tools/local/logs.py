@@ -5,12 +5,15 @@ import time
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from pathlib import Path
 
 from tools.local import processes, stack
-from tools.local.paths import ROOT, UP
+from tools.local.paths import LOCAL, ROOT, UP
 from tools.local.stack import Stack
 
 FOLLOW_SECONDS = 1.0
+METRICS = LOCAL / "soak-metrics.jsonl"
+"""What the last soak measured; `python -m tools.dashboard` draws it."""
 SHOWN_FIRST = ("level", "message")
 LEFT_OUT = frozenset(
     {
@@ -96,6 +99,12 @@ def new_lines(running: Stack, seen: set[str]) -> list[Line]:
                 lines.append(Line(event["timestamp"], name.removeprefix(prefix), event["message"]))
             seen.add(known)
     return sorted(lines, key=lambda line: line.at)
+
+
+def keep_metrics(running: Stack, path: Path) -> None:
+    """Write what the functions measured into a file, one line of embedded metrics each."""
+    lines = (line.text.strip() for line in new_lines(running, set()))
+    path.write_text("".join(f"{line}\n" for line in lines if '"_aws"' in line), encoding="utf-8")
 
 
 def _moment(milliseconds: int) -> datetime:

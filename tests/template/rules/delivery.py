@@ -214,28 +214,47 @@ def failures_raise_an_alarm(document: Document) -> Iterator[str]:
     yield from places_of_failures(document).keys() - watched
 
 
+OURS = [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
+DEAD_RECONCILER = "OldOpenJobs"
+"""Its metric is sent each minute, at zero too."""
+WANTED_AT_NIGHT = {
+    "BadSignatures": ("BadSignature", OURS, "Sum", 5, 1),
+    "ExpiredFetches": ("FetchExpired", OURS, "Sum", 1, 1),
+    DEAD_RECONCILER: ("OldestOpenJobAge", OURS, "Maximum", 3600, 3),
+    "UpstreamErrors": ("UpstreamError", OURS, "Sum", 10, 3),
+    "ServerErrors": (
+        *("5XXError", [{"Name": "ApiName", "Value": {"Ref": "AWS::StackName"}}], "Sum", 5, 2),
+    ),
+    "ThrottledFetches": (
+        *("Throttles", [{"Name": "FunctionName", "Value": {"Ref": "FetchAppointments"}}], "Sum"),
+        *(10, 2),
+    ),
+    "ThrottledWebhooks": (
+        *("Throttles", [{"Name": "FunctionName", "Value": {"Ref": "ReceiveWebhook"}}], "Sum", 1, 1),
+    ),
+}
+"""By alarm: metric, dimensions, statistic, threshold, periods of five minutes. Besides these there is
+one for each failure queue, and none for what can wait for the morning."""
+
+
 @rule
-def attacks_and_failed_rotations_raise_an_alarm(document: Document) -> Iterator[str]:
-    """Within five minutes: of forged webhooks five, of the others the first."""
+def alarms_are_those_that_a_person_wants_at_night(document: Document) -> Iterator[str]:
+    """A missing one leaves people asleep, a superfluous one teaches them to go on sleeping."""
     alarms = document.of_type("AWS::CloudWatch::Alarm")
-    rotator = [{"Name": "FunctionName", "Value": {"Ref": "RotateWebhookSecret"}}]
-    ours = [{"Name": "service", "Value": {"Ref": "AWS::StackName"}}]
-    for metric, least, dimensions in (
-        ("BadSignature", 5, ours),
-        ("HeaderContradiction", 1, ours),
-        ("Errors", 1, rotator),
-    ):
+    of_queues = {name for name, alarm in alarms.items() if alarm["Namespace"] == "AWS/SQS"}
+    yield from (alarms.keys() - of_queues) ^ WANTED_AT_NIGHT.keys()
+    for name, (metric, dimensions, statistic, threshold, periods) in WANTED_AT_NIGHT.items():
         wanted = {
             "MetricName": metric,
             "Dimensions": dimensions,
-            "Statistic": "Sum",
+            "Statistic": statistic,
             "Period": 300,
-            "EvaluationPeriods": 1,
-            "Threshold": least,
+            "EvaluationPeriods": periods,
+            "Threshold": threshold,
             "ComparisonOperator": "GreaterThanOrEqualToThreshold",
         }
-        if not any(wanted.items() <= alarm.items() for alarm in alarms.values()):
-            yield metric
+        if name in alarms and not wanted.items() <= alarms[name].items():
+            yield name
 
 
 @rule
@@ -262,9 +281,10 @@ def alarm_is_about_a_metric_that_the_code_counts(document: Document) -> Iterator
 
 @rule
 def alarm_is_green_where_there_is_nothing_to_count(document: Document) -> Iterator[str]:
-    """Metrics of ours and of queues that are idle have no values at all."""
+    """Metrics of ours and of queues that are idle have no values at all, but for one."""
     for name, alarm in document.of_type("AWS::CloudWatch::Alarm").items():
-        if alarm.get("TreatMissingData") != "notBreaching" or not alarm.get("AlarmDescription"):
+        wanted = "breaching" if name == DEAD_RECONCILER else "notBreaching"
+        if alarm.get("TreatMissingData") != wanted or not alarm.get("AlarmDescription"):
             yield name
 
 
@@ -296,4 +316,4 @@ def counted() -> set[str]:
     """Give the names of the metrics that the code counts."""
     modules = (ROOT / "layers" / "relay" / "cobalt_relay").rglob("*.py")
     code = "\n".join(module.read_text(encoding="utf-8") for module in modules)
-    return set(re.findall(r'\bcount\(\s*"(\w+)"', code))
+    return set(re.findall(r'\b(?:count|measure_seconds)\(\s*"(\w+)"', code))

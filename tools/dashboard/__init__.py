@@ -1,0 +1,1 @@
+"""The dashboard of the template, drawn from what a local run measured."""
