@@ -212,3 +212,16 @@ def start(world: World, token: str) -> None:
 
     request = FetchRequest.from_body({"start_date": "2025-01-06", "end_date": "2025-01-12"})
     world.fetch_appointments.start(token, request, request_id=f"request-{token}", trigger="api")
+
+
+def test_a_row_that_nobody_can_read_fails_no_run(world: World, logged: Callable[[], str]) -> None:
+    world.connections.add("token-1")
+    [item] = [row for (_, sk), row in world.connections.table.items.items() if sk == "CONNECTION"]
+    item["registered_at"] = "yesterday"
+    shard = int(item["registry_shard"])
+    world.clock.moment = world.clock.moment.replace(minute=shard)
+
+    done = world.reconcile_jobs.run(lambda: 180.0)
+
+    assert done["failed"] == 1
+    assert '"not_measured"' in logged()

@@ -206,6 +206,9 @@ class ReconcileJobs:
         except RelayError as error:
             run.failed(error)
             logger.warning("not_measured", extra={"error_code": error.code})
+        except Exception as error:  # noqa: BLE001 - one unreadable row must not fail every run
+            run.done["failed"] += 1
+            logger.error("not_measured", extra=failure(error))
 
     def _guarded(self, run: _Run, due: Due, look: Callable[[_Run, Due], None]) -> None:
         """Look at one row, under its trace; whatever fails is its own affair."""
