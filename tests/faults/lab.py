@@ -104,7 +104,7 @@ class Clients:
 class NothingMeasured:
     """In place of `Watch`: it reads at the end of a run, and nothing depends on it."""
 
-    def run(self) -> None:
+    def run(self, began: datetime) -> None:
         """Do nothing."""
 
 

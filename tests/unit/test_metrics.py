@@ -4,7 +4,7 @@ import ast
 import json
 import re
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import datetime, timedelta
 from typing import Any, get_args
 
 import pytest
@@ -18,7 +18,7 @@ from cobalt_relay.errors import (
     UpstreamFault,
     UpstreamRefusal,
 )
-from cobalt_relay.models import Channel, ConnectionState, WebhookKey
+from cobalt_relay.models import Channel, Connection, ConnectionState, Due, WebhookKey
 from cobalt_relay.services.take_in import Verdict
 from cobalt_relay.services.watch import FRESH_FOR
 from cobalt_relay.snapshots import KINDS
@@ -225,3 +225,26 @@ def test_a_row_that_nobody_can_read_fails_no_run(world: World, logged: Callable[
 
     assert done["failed"] == 1
     assert '"not_measured"' in logged()
+
+
+def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked: list[int] = []
+
+    def of_shard(shard: int) -> list[Connection]:
+        looked.append(shard)
+        return []
+
+    monkeypatch.setattr(world.connections, "of_shard", of_shard)
+    world.clock.moment = world.clock.moment.replace(minute=2, second=58)
+    due = world.jobs.due
+
+    def due_in_a_while(now: datetime, most: int) -> list[Due]:
+        world.clock.moment += timedelta(minutes=2)  # the run takes so long
+        return due(now, most)
+
+    monkeypatch.setattr(world.jobs, "due", due_in_a_while)
+    world.reconcile_jobs.run(lambda: 180.0)
+
+    assert looked == [2]

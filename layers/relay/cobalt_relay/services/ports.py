@@ -179,7 +179,7 @@ class DueStore(Protocol):
 class Measures(Protocol):
     """What is measured at the end of each minute's run. Raises `StorageFault`."""
 
-    def run(self) -> None: ...
+    def run(self, began: datetime) -> None: ...
 
 
 class OpenJobs(Protocol):

@@ -174,7 +174,8 @@ class ReconcileJobs:
         where the rows cannot even be listed.
         """
         run = _Run(seconds_left)
-        due = self._jobs.due(self._now(), MOST_ROWS)
+        began = self._now()
+        due = self._jobs.due(began, MOST_ROWS)
         sweeps = [each for each in due if _is_unknown(each.row)]
         polls = [each for each in due if _is_awaited(each.row)]
         rest = [each for each in due if not (_is_unknown(each.row) or _is_awaited(each.row))]
@@ -194,15 +195,15 @@ class ReconcileJobs:
         for each in rest:
             if run.has_time and each.kind == "CONNECTION":  # nobody waits for its settings
                 self._guarded(run, each, self._look_at_connection)
-        self._measure(run)
+        self._measure(run, began)
         done = dict(run.done)
         logger.info("reconciled", extra={"due": len(due), "done": done})
         return {"due": len(due), **done}
 
-    def _measure(self, run: _Run) -> None:
+    def _measure(self, run: _Run, began: datetime) -> None:
         """Measure what is left; that it fails is nobody's affair who waits for a job."""
         try:
-            self._watch.run()
+            self._watch.run(began)
         except RelayError as error:
             run.failed(error)
             logger.warning("not_measured", extra={"error_code": error.code})
