@@ -323,6 +323,11 @@ class Flows:
 
     # ------------------------------------------------------------------------------- reconcile_jobs
 
+    @gives(measured=True)
+    def freshness_is_measured(self) -> Outcome:
+        told = self._invoke("ReconcileJobs", {"scheduled_at": "2026-01-01T00:00:00Z"})
+        return {"measured": told is not None and "not_measured" not in told}
+
     @gives(job="FAILED")
     def open_job_of_a_suspended_connection_is_ended(self) -> Outcome:
         self.sandbox.add_fault("silent", count=1)

@@ -95,6 +95,7 @@ NEEDS = (
     Need(RECONCILE, "s3:PutObject", "appointments/*", "lost_result_is_polled", "kept"),
     Need(RECONCILE, "events:PutEvents", "bus", "lost_result_is_polled", "notification"),
     Need(RECONCILE, "dynamodb:Query", "index by_connection", "open_job_of_a_suspended_connection_is_ended", "job"),
+    Need(RECONCILE, "dynamodb:Query", "index connections", "freshness_is_measured", "measured"),
     Need(RECONCILE, "sqs:SendMessage", "fetches", "range_is_queued_whole", "queued"),
     Need(RECONCILE, "ssm:GetParameter", "tokens", "unanswered_fetch_is_swept", "request", cold=True
     ), Need(RECONCILE, "s3:PutObject", "webhooks/*", "unanswered_fetch_is_swept", "archived"),

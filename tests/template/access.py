@@ -13,7 +13,7 @@ MATRIX = """
 | ReceiveWebhook | | DescribeSecret, GetSecretValue | BatchGetItem, PutItem, Query index/by_reference, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | | PutEvents | | | | |
 | PlanFetches | GetSecretValue | | BatchGetItem, Query index/connections | | | PutEvents | SendMessage | SendMessage | | |
 | RunFetches | GetSecretValue | | BatchGetItem, PutItem, UpdateItem | | GetParameter | PutEvents | ChangeMessageVisibility, DeleteMessage, GetQueueAttributes, ReceiveMessage, SendMessage | | | |
-| ReconcileJobs | GetSecretValue | | BatchGetItem, PutItem, Query index/by_connection, Query index/due, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | GetParameter | PutEvents | SendMessage | SendMessage | | |
+| ReconcileJobs | GetSecretValue | | BatchGetItem, PutItem, Query index/by_connection, Query index/connections, Query index/due, UpdateItem | PutObject appointments/\\*, PutObject webhooks/\\* | GetParameter | PutEvents | SendMessage | SendMessage | | |
 | DetectChanges | | | BatchGetItem | GetObject appointments/\\*, GetObject snapshots/\\*, GetObjectVersion appointments/\\*, GetObjectVersion snapshots/\\*, ListBucket, PutObject changes/\\*, PutObject snapshots/\\* | | PutEvents | | | SendMessage | |
 | RotateWebhookSecret | GetSecretValue | DescribeSecret, GetSecretValue, PutSecretValue, UpdateSecretVersionStage | | | | | | SendMessage | | |
 | schedules | | | | | | | | SendMessage | | InvokeFunction PlanFetches, InvokeFunction ReconcileJobs |

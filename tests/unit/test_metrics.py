@@ -223,13 +223,12 @@ def test_a_row_that_nobody_can_read_fails_no_run(world: World, logged: Callable[
 
     done = world.reconcile_jobs.run(lambda: 180.0)
 
-    assert done["failed"] == 1
+    assert done["not_measured"] == 1
     assert '"not_measured"' in logged()
 
 
-def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
-    world: World, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def watched(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """Give the shards that will have been looked at."""
     looked: list[int] = []
 
     def of_shard(shard: int) -> list[Connection]:
@@ -237,6 +236,25 @@ def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
         return []
 
     monkeypatch.setattr(world.connections, "of_shard", of_shard)
+    return looked
+
+
+def test_a_run_that_begins_late_looks_at_the_shard_of_the_minute_that_it_is_for(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = watched(world, monkeypatch)
+    for_minute = world.clock.moment.replace(minute=5, second=0)
+    world.clock.moment = for_minute + timedelta(seconds=70)
+
+    world.reconcile_jobs.run(lambda: 180.0, for_minute)
+
+    assert looked == [5]
+
+
+def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    looked = watched(world, monkeypatch)
     world.clock.moment = world.clock.moment.replace(minute=2, second=58)
     due = world.jobs.due
 

@@ -2,14 +2,19 @@
 
 import json
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tools.local import processes, stack
 from tools.local.paths import LOCAL, ROOT, UP
 from tools.local.stack import Stack
+
+if TYPE_CHECKING:
+    from mypy_boto3_logs.type_defs import OutputLogEventTypeDef
 
 FOLLOW_SECONDS = 1.0
 METRICS = LOCAL / "soak-metrics.jsonl"
@@ -86,19 +91,39 @@ def readable(text: str) -> str:
 
 
 def new_lines(running: Stack, seen: set[str]) -> list[Line]:
-    """Give the lines that are not in `seen` yet, in the order of time, and put them there."""
+    """Give the lines that are not in `seen` yet, in the order of time, and put them there.
+
+    Each stream is read by itself: of a whole group the local AWS gives the first 10,000 lines and
+    does not say that there are more.
+    """
     prefix = f"/aws/lambda/{running.stack_name}/"
     groups = running.aws.logs.describe_log_groups(logGroupNamePrefix=prefix)["logGroups"]
     lines = []
     for group in groups:
         name = group["logGroupName"]
-        pages = running.aws.logs.get_paginator("filter_log_events").paginate(logGroupName=name)
-        for event in (event for page in pages for event in page["events"]):
-            known = f"{event['logStreamName']} {event['timestamp']} {event['message']}"
+        for stream, event in _events(running, name):
+            known = f"{stream} {event['timestamp']} {event['message']}"
             if known not in seen and not event["message"].startswith(PLATFORM):
                 lines.append(Line(event["timestamp"], name.removeprefix(prefix), event["message"]))
             seen.add(known)
     return sorted(lines, key=lambda line: line.at)
+
+
+def _events(running: Stack, group: str) -> Iterator[tuple[str, "OutputLogEventTypeDef"]]:
+    streams = running.aws.logs.get_paginator("describe_log_streams").paginate(logGroupName=group)
+    for stream in (each["logStreamName"] for page in streams for each in page["logStreams"]):
+        token, told = (
+            "",
+            running.aws.logs.get_log_events(
+                logGroupName=group, logStreamName=stream, startFromHead=True
+            ),
+        )
+        while told["nextForwardToken"] != token:
+            yield from ((stream, event) for event in told["events"])
+            token = told["nextForwardToken"]
+            told = running.aws.logs.get_log_events(
+                logGroupName=group, logStreamName=stream, startFromHead=True, nextToken=token
+            )
 
 
 def keep_metrics(running: Stack, path: Path) -> None:

@@ -34,18 +34,18 @@ class Watch:
         self._connections = connections
         self._now = now
 
-    def run(self, began: datetime) -> None:
-        """Measure what there is to be measured in this minute.
+    def run(self, minute: datetime) -> None:
+        """Measure what there is to be measured in a minute.
 
-        The minute is the one in which the run `began`: some end minutes later, two in the same one,
-        and a shard would be counted twice and another not at all.
+        It is the one that the run is for: some end minutes later, two in the same one, and a shard
+        would be counted twice and another not at all.
         """
         now = self._now()
         beyond, jobs = self._jobs.open_jobs(now, MOST_JOBS)
         ages = [now - job.accepted_at for job in jobs if job.accepted_at]
         count("OpenJobs", beyond + len(jobs))
         measure_seconds("OldestOpenJobAge", max(ages, default=timedelta(0)).total_seconds())
-        shard = began.minute % ROUND_MINUTES
+        shard = minute.minute % ROUND_MINUTES
         if shard < self._connections.shards:
             self._look_at(shard, now)
 
