@@ -3,9 +3,9 @@
     PYTHONPATH=layers/relay python -m bench --only designs
 
 Ours from counted calls and the template's memory sizes, all from the price list in `prices.toml`.
-The others do the same work and keep the same rows, and are taken at their cheapest: no retries, no
-idle polling, no second availability zone for what has one. What is the same for all is left out:
-the days that are kept, storage, alarms, keys.
+The others do the same work and keep the same rows, and are taken without what comes on top: no
+retries, no idle polling, no second availability zone for what has one. What is the same for all is
+left out: the days that are kept, storage, alarms, keys.
 """
 
 from collections.abc import Callable

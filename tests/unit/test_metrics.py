@@ -55,7 +55,7 @@ def measured() -> Iterator[str]:
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if not (isinstance(node, ast.Call) and node.args):
                 continue
-            if getattr(node.func, "id", "") in {"count", "measure_seconds"}:
+            if getattr(node.func, "id", "") in {"count", "measure_seconds", "measure_percent"}:
                 yield from names_of(node.args[0])
 
 
@@ -129,6 +129,7 @@ def test_open_jobs_and_the_age_of_the_oldest_are_measured(
 
     assert found["OpenJobs"] == 2
     assert found["OldestOpenJobAge"] == pytest.approx(40, abs=1)
+    assert found["OpenJobPatience"] == pytest.approx(100 * 40 / (120 * 60), abs=0.02)
 
 
 def test_freshness_is_told_of_every_connection_once_in_half_an_hour(
@@ -169,9 +170,9 @@ def test_freshness_is_told_of_every_connection_once_in_half_an_hour(
 @pytest.mark.parametrize(
     ("error", "counted"),
     [
-        (None, {}),
+        (None, {"UpstreamError": 0}),
         (UpstreamBroken(), {"UpstreamError": 1}),
-        (RateLimited(None), {"UpstreamRateLimited": 1}),
+        (RateLimited(None), {"UpstreamError": 0, "UpstreamRateLimited": 1}),
     ],
 )
 def test_calls_of_cobalt_are_measured(
@@ -246,7 +247,7 @@ def test_a_run_that_begins_late_looks_at_the_shard_of_the_minute_that_it_is_for(
     for_minute = world.clock.moment.replace(minute=5, second=0)
     world.clock.moment = for_minute + timedelta(seconds=70)
 
-    world.reconcile_jobs.run(lambda: 180.0, for_minute)
+    world.reconcile_jobs.run(lambda: 180.0, for_minute.isoformat())
 
     assert looked == [5]
 

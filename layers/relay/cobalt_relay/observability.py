@@ -58,15 +58,20 @@ def measure_seconds(name: str, seconds: float) -> None:
     metrics.add_metric(name=name, unit=MetricUnit.Seconds, value=seconds)
 
 
+def measure_percent(name: str, percent: float) -> None:
+    """Add a share to the metrics of this invocation."""
+    metrics.add_metric(name=name, unit=MetricUnit.Percent, value=percent)
+
+
 def upstream_answered(seconds: float, error: RelayError | None) -> None:
     """Measure a call of Cobalt: how long it took, and whether it failed by no fault of the call's.
 
-    What Cobalt refuses is the caller's affair, but for its wish to be asked less often.
+    What Cobalt refuses is the caller's affair, but for its wish to be asked less often. Errors are
+    counted at zero too, so that their average is the share of the calls that failed.
     """
     measure_seconds("UpstreamLatency", seconds)
-    if isinstance(error, UpstreamFault):
-        count("UpstreamError")
-    elif isinstance(error, RateLimited):
+    count("UpstreamError", int(isinstance(error, UpstreamFault)))
+    if isinstance(error, RateLimited):
         count("UpstreamRateLimited")
 
 

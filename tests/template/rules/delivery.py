@@ -220,8 +220,8 @@ DEAD_RECONCILER = "OldOpenJobs"
 WANTED_AT_NIGHT = {
     "BadSignatures": ("BadSignature", OURS, "Sum", 5, 1),
     "ExpiredFetches": ("FetchExpired", OURS, "Sum", 1, 1),
-    DEAD_RECONCILER: ("OldestOpenJobAge", OURS, "Maximum", 3600, 3),
-    "UpstreamErrors": ("UpstreamError", OURS, "Sum", 10, 3),
+    DEAD_RECONCILER: ("OpenJobPatience", OURS, "Maximum", 50, 3),
+    "UpstreamErrors": ("UpstreamError", OURS, "Average", 0.5, 3),
     "ServerErrors": (
         *("5XXError", [{"Name": "ApiName", "Value": {"Ref": "AWS::StackName"}}], "Sum", 5, 2),
     ),
@@ -316,4 +316,4 @@ def counted() -> set[str]:
     """Give the names of the metrics that the code counts."""
     modules = (ROOT / "layers" / "relay" / "cobalt_relay").rglob("*.py")
     code = "\n".join(module.read_text(encoding="utf-8") for module in modules)
-    return set(re.findall(r'\b(?:count|measure_seconds)\(\s*"(\w+)"', code))
+    return set(re.findall(r'\b(?:count|measure_seconds|measure_percent)\(\s*"(\w+)"', code))

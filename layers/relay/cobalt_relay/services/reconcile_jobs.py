@@ -167,13 +167,11 @@ class ReconcileJobs:
         self._watch = watch
         self._now = now
 
-    def run(
-        self, seconds_left: SecondsLeft, scheduled_at: datetime | None = None
-    ) -> dict[str, int]:
+    def run(self, seconds_left: SecondsLeft, scheduled_at: object = None) -> dict[str, int]:
         """Look at what is due, the longest overdue first; tell how often which outcome was had.
 
-        What is measured depends on the minute; it is the one that the run was `scheduled_at`,
-        where that is known, for runs may begin late, and two in one minute.
+        What is measured depends on the minute; it is the one that the run was `scheduled_at`, in
+        ISO 8601, where that is told, for runs may begin late, and two in one minute.
         Whatever fails for one row is logged and leaves the others alone. Raises `StorageFault`
         where the rows cannot even be listed.
         """
@@ -199,7 +197,7 @@ class ReconcileJobs:
         for each in rest:
             if run.has_time and each.kind == "CONNECTION":  # nobody waits for its settings
                 self._guarded(run, each, self._look_at_connection)
-        self._measure(run, scheduled_at or began)
+        self._measure(run, _moment_of(scheduled_at) or began)
         done = dict(run.done)
         logger.info("reconciled", extra={"due": len(due), "done": done})
         return {"due": len(due), **done}
@@ -616,6 +614,13 @@ def _is_unknown(row: object) -> bool:
 def _is_awaited(row: object) -> bool:
     """Whether it is a job that may still report, and has nothing left to announce."""
     return isinstance(row, Job) and bool(JOB_MOVES[row.state]) and row.notification != "open"
+
+
+def _moment_of(text: object) -> datetime | None:
+    try:
+        return datetime.fromisoformat(str(text))
+    except ValueError:
+        return None
 
 
 def _announcement(due: Due) -> tuple[Announced, RelayEvent | None]:

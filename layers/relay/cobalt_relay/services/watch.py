@@ -7,8 +7,8 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cobalt_relay.models import Connection, ConnectionState, utc_now
-from cobalt_relay.observability import count, measure_seconds
+from cobalt_relay.models import Connection, ConnectionState, Job, utc_now
+from cobalt_relay.observability import count, measure_percent, measure_seconds
 
 if TYPE_CHECKING:
     from cobalt_relay.services.ports import OpenJobs, RegisterShards
@@ -45,6 +45,7 @@ class Watch:
         ages = [now - job.accepted_at for job in jobs if job.accepted_at]
         count("OpenJobs", beyond + len(jobs))
         measure_seconds("OldestOpenJobAge", max(ages, default=timedelta(0)).total_seconds())
+        measure_percent("OpenJobPatience", max((_waited(job, now) for job in jobs), default=0.0))
         shard = minute.minute % ROUND_MINUTES
         if shard < self._connections.shards:
             self._look_at(shard, now)
@@ -69,6 +70,13 @@ class Watch:
         for kind, number in seen.items():
             count(f"Connections{kind}", number)
         measure_seconds("StalestConnectionAge", oldest.total_seconds())
+
+
+def _waited(job: Job, now: datetime) -> float:
+    """Give how much of the time until its deadline a job has waited, in percent."""
+    if job.accepted_at is None or job.deadline is None:
+        return 0.0
+    return 100 * ((now - job.accepted_at) / (job.deadline - job.accepted_at))
 
 
 def _fetched_at(connection: Connection) -> datetime:
