@@ -14,9 +14,6 @@ from types import MappingProxyType
 from typing import Any
 
 import boto3
-from samtranslator.internal.managed_policies import get_bundled_managed_policy_map
-from samtranslator.parser.parser import Parser
-from samtranslator.translator.translator import Translator
 from samtranslator.yaml_helper import yaml_parse
 
 from tools.local.aws import REGION
@@ -85,7 +82,15 @@ def transformed(
 
 
 def _expanded(source: dict[str, Any], parameters: Mapping[str, str]) -> dict[str, Any]:
-    """Run SAM's own translator, which carries the list of AWS's managed policies with it."""
+    """Run SAM's own translator, which carries the list of AWS's managed policies with it.
+
+    It is imported here: it needs all of pydantic, and who only parses may have the trimmed one.
+    """
+    # ruff: noqa: PLC0415
+    from samtranslator.internal.managed_policies import get_bundled_managed_policy_map
+    from samtranslator.parser.parser import Parser
+    from samtranslator.translator.translator import Translator
+
     for resource in source["Resources"].values():
         for name in ("CodeUri", "ContentUri"):
             uri = resource.get("Properties", {}).get(name)
