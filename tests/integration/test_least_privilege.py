@@ -368,7 +368,7 @@ CALLS = (
     Call("list the table", NOBODY, lambda aws, s: aws.dynamodb.scan(TableName=s.table)),
     Call("query the table", NOBODY, lambda aws, s: query(aws, s, "pk")),
     Call("list what is due", (RECONCILE,), lambda aws, s: query(aws, s, "due_shard", IndexName="due")),
-    Call("list connections", (PLAN,), lambda aws, s: query(aws, s, "registry_shard", IndexName="connections")),
+    Call("list connections", (PLAN, RECONCILE), lambda aws, s: query(aws, s, "registry_shard", IndexName="connections")),
     Call("find a connection by its label", (WEBHOOK,), lambda aws, s: query(aws, s, "access_token_reference_id", IndexName="by_reference")),
     Call("list a connection's jobs", (READ, RECONCILE), lambda aws, s: query(aws, s, "connection_id", IndexName="by_connection")),
     Call("delete the table", NOBODY, lambda aws, s: aws.dynamodb.delete_table(TableName=s.table)),
