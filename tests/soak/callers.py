@@ -44,6 +44,17 @@ class Fetch:
     body: Mapping[str, object]
 
 
+def provider_of(stack: Stack, clinic: str, day: date) -> str:
+    """Name a provider of a clinic, as the clinic's diary of a day has it."""
+    answer = requests.get(
+        f"{stack.sandbox_url}/v1/appointments",
+        headers=stack.headers(clinic),
+        params={"start_date": str(day), "end_date": str(day)},
+        timeout=10,
+    )
+    return str(answer.json()["appointments"][0]["provider_ehr_id"])
+
+
 def fetches(providers: Mapping[str, str]) -> Iterator[Fetch]:
     """Give fetches without end, clinic by clinic in turn; each clinic has a provider."""
     day = FIRST_DAY

@@ -41,7 +41,6 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
-import requests
 from boto3.dynamodb.types import TypeDeserializer
 from botocore.exceptions import ClientError
 from rich.console import Console
@@ -49,7 +48,7 @@ from rich.table import Table
 
 from cobalt_relay.adapters.connections import Connections
 from tests.integration.support import Relay, eventually
-from tests.soak.callers import CLINICS, FIRST_DAY, Callers, Fetch, fetches, warm_up
+from tests.soak.callers import CLINICS, FIRST_DAY, Callers, Fetch, fetches, provider_of, warm_up
 from tests.soak.load_books import (
     ACCEPTED,
     FETCHED,
@@ -170,7 +169,10 @@ class Load:
 
     def __post_init__(self) -> None:
         self._relay = Relay(self.stack)
-        providers = {clinic: self._provider_of(clinic) for clinic in (*CLINICS, RANGE_CLINIC)}
+        providers = {
+            clinic: provider_of(self.stack, clinic, FIRST_DAY)
+            for clinic in (*CLINICS, RANGE_CLINIC)
+        }
         self._range_provider = providers.pop(RANGE_CLINIC)
         self._source: Iterator[Fetch] = fetches(providers)
         self._ranges: list[str] = []
@@ -208,15 +210,6 @@ class Load:
             self._unlimit()
 
     # ------------------------------------------------------------------------------------- preparing
-
-    def _provider_of(self, clinic: str) -> str:
-        answer = requests.get(
-            f"{self.stack.sandbox_url}/v1/appointments",
-            headers=self.stack.headers(clinic),
-            params={"start_date": str(FIRST_DAY), "end_date": str(FIRST_DAY)},
-            timeout=10,
-        )
-        return str(answer.json()["appointments"][0]["provider_ehr_id"])
 
     def _find_callers(self) -> int:
         """Find how many callers bring the most; more of them would only wait."""

@@ -18,6 +18,7 @@ from botocore.exceptions import ClientError
 
 from tests.integration.support import Relay, eventually
 from tests.soak.books import UNANSWERED, Answer, Books, Brought, Day, Digest, Json, behind
+from tests.soak.callers import provider_of
 from tests.soak.plan import CLINICS, FIRST_MONDAY, Order, Scale, orders
 from tools.local.aws import CREDENTIALS, REGION
 from tools.local.eventlog import CHANGED, EventLog
@@ -144,7 +145,7 @@ class Soak:
         self._began = time.monotonic()
 
     def _send(self) -> list[Answer]:
-        providers = {clinic: self._provider_of(clinic) for clinic in CLINICS}
+        providers = {clinic: provider_of(self.stack, clinic, FIRST_MONDAY) for clinic in CLINICS}
         answers = []
         callers = ThreadPoolExecutor(self.scale.callers)
         try:
@@ -190,15 +191,6 @@ class Soak:
             is_joined=answer.headers.get("x-relay-joined") == "true",
             seconds=time.monotonic() - began,
         )
-
-    def _provider_of(self, clinic: str) -> str:
-        answer = requests.get(
-            f"{self.stack.sandbox_url}/v1/appointments",
-            headers=self.stack.headers(clinic),
-            params={"start_date": str(FIRST_MONDAY), "end_date": str(FIRST_MONDAY)},
-            timeout=10,
-        )
-        return str(answer.json()["appointments"][0]["provider_ehr_id"])
 
     def _await_sandbox(self) -> None:
         """Wait until no robot and no delivery is under way, but for jobs of earlier tests."""

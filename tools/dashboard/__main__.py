@@ -29,6 +29,7 @@ SCALE = 0.62
 PERIODS = {60: 20, 300: 20, 1800: 600}
 """Seconds of the run for those of the template's periods."""
 NO_DATA = "not measured locally"
+GREY = "#7f8c8d"
 
 type Points = dict[str, list[tuple[float, float]]]
 
@@ -120,21 +121,14 @@ def _single(frame: Axes, widget: Json, points: Points) -> None:
     [shown] = metrics_of(widget)
     values = series(shown, points)
     value = values[-1][1] if values else None
-    options = next(iter(expressions_of(widget)), shown.options)
-    if value is not None and expressions_of(widget):
-        value /= 3600  # the one expression that there is
-        frame.text(
-            0.5,
-            0.45,
-            f"{value:,.1f}",
-            fontsize=40,
-            ha="center",
-            va="center",
-            color=options["color"],
-        )
-        return
-    said, size = (f"{value:,.0f}", 44) if value is not None else (NO_DATA, 14)
-    colour = options.get("color", "#16191f") if value else "#7f8c8d"
+    expression = next(iter(expressions_of(widget)), None)
+    colour, size = (expression or shown.options).get("color", "#16191f"), 44
+    if value is None:
+        said, colour, size = NO_DATA, GREY, 14
+    elif expression:
+        said = f"{value / 3600:,.1f}"  # the one expression that there is
+    else:
+        said, colour = f"{value:,.0f}", colour if value else GREY
     frame.text(0.5, 0.45, said, fontsize=size, ha="center", va="center", color=colour)
 
 
@@ -143,9 +137,7 @@ def _lines(plot: Axes, widget: Json, points: Points) -> None:
     plot.spines[["top", "right"]].set_visible(False)
     drawn = [(shown, series(shown, points)) for shown in metrics_of(widget)]
     if all(shown.namespace != OURS for shown, _ in drawn):
-        plot.text(
-            0.5, 0.5, NO_DATA, transform=plot.transAxes, ha="center", fontsize=11, color="#7f8c8d"
-        )
+        plot.text(0.5, 0.5, NO_DATA, transform=plot.transAxes, ha="center", fontsize=11, color=GREY)
         plot.set_xticks([])
         plot.set_yticks([])
         return

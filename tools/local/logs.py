@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -112,18 +113,17 @@ def new_lines(running: Stack, seen: set[str]) -> list[Line]:
 def _events(running: Stack, group: str) -> Iterator[tuple[str, "OutputLogEventTypeDef"]]:
     streams = running.aws.logs.get_paginator("describe_log_streams").paginate(logGroupName=group)
     for stream in (each["logStreamName"] for page in streams for each in page["logStreams"]):
-        token, told = (
-            "",
-            running.aws.logs.get_log_events(
-                logGroupName=group, logStreamName=stream, startFromHead=True
-            ),
+        read = partial(
+            running.aws.logs.get_log_events,
+            logGroupName=group,
+            logStreamName=stream,
+            startFromHead=True,
         )
-        while told["nextForwardToken"] != token:
+        token, told = "", read()
+        while told["nextForwardToken"] != token:  # it stays the same at the end
             yield from ((stream, event) for event in told["events"])
             token = told["nextForwardToken"]
-            told = running.aws.logs.get_log_events(
-                logGroupName=group, logStreamName=stream, startFromHead=True, nextToken=token
-            )
+            told = read(nextToken=token)
 
 
 def keep_metrics(running: Stack, path: Path) -> None:

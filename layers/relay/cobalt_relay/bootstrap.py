@@ -232,6 +232,7 @@ def rotate_webhook_secret() -> "RotateWebhookSecret":
     )
 
 
+@cache
 def _cobalt() -> "Cobalt":
     from cobalt_relay.adapters.cobalt import Cobalt
     from cobalt_relay.observability import upstream_answered

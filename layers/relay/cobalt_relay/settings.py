@@ -16,10 +16,10 @@ type Read = Callable[[str], Any]
 
 
 def _text(expression: str = r"(?s).+") -> Read:
-    compiled = pattern(expression)
+    wanted = pattern(expression)
 
     def read(value: str) -> str:
-        if not compiled.fullmatch(value):
+        if not wanted.fullmatch(value):
             raise ValueError
         return value
 

@@ -304,13 +304,14 @@ class Cobalt:
 
     def _page(self, credentials: ClientCredentials, query: dict[str, str]) -> Page:
         until = time.monotonic() + LIST_SECONDS
+        headers = headers_of(credentials)  # here: no trace is known where it is loaded
 
         def load() -> mmap.mmap:
             with tempfile.TemporaryFile() as file:
                 status, retry_after, body = self._send(
                     "GET",
                     "/v1/webhook-events",
-                    headers_of(credentials),
+                    headers,
                     query=query,
                     write=partial(_write, file, until),
                 )

@@ -179,7 +179,7 @@ class DueStore(Protocol):
 class Measures(Protocol):
     """What is measured at the end of each minute's run. Raises `StorageFault`."""
 
-    def run(self, began: datetime) -> None: ...
+    def run(self, minute: datetime) -> None: ...
 
 
 class OpenJobs(Protocol):

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
-from cobalt_relay.models import Connection, ConnectionState, Job, utc_now
+from cobalt_relay.models import ConnectionState, Job, utc_now
 from cobalt_relay.observability import count, measure_percent, measure_seconds
 
 if TYPE_CHECKING:
@@ -60,12 +60,11 @@ class Watch:
         for connection in self._connections.of_shard(shard):
             if connection.state is ConnectionState.REPLACED:
                 continue
-            age = now - _fetched_at(connection)
-            is_fresh = age <= FRESH_FOR
             if connection.is_suspended:
                 seen["Suspended"] += 1
                 continue
-            seen["Fresh" if is_fresh else "Stale"] += 1
+            age = now - (connection.last_success_at or connection.registered_at)
+            seen["Fresh" if age <= FRESH_FOR else "Stale"] += 1
             oldest = max(oldest, age)
         for kind, number in seen.items():
             count(f"Connections{kind}", number)
@@ -77,7 +76,3 @@ def _waited(job: Job, now: datetime) -> float:
     if job.accepted_at is None or job.deadline is None:
         return 0.0
     return 100 * ((now - job.accepted_at) / (job.deadline - job.accepted_at))
-
-
-def _fetched_at(connection: Connection) -> datetime:
-    return connection.last_success_at or connection.registered_at
