@@ -3,12 +3,15 @@
 import json
 import uuid
 from collections.abc import Callable
+from typing import Any
 
 import pytest
+import requests
 
 from cobalt_relay import tracing
-from cobalt_relay.adapters.cobalt import headers_of
-from cobalt_relay.models import ClientCredentials
+from cobalt_relay.adapters.cobalt import Cobalt, headers_of
+from cobalt_relay.errors import UpstreamFault
+from cobalt_relay.models import ClientCredentials, utc_now
 from functions.detect_changes.handler import lambda_handler as detect
 from functions.fetch_appointments.handler import lambda_handler as fetch
 from functions.plan_fetches.handler import lambda_handler as plan
@@ -262,3 +265,22 @@ def test_refused_fetch_is_told_under_its_trace(world: World, logged: Callable[[]
 
     assert answer["statusCode"] == 400
     assert traces_of(logged()) == {"request_refused": TRACE}
+
+
+def test_a_page_of_events_is_asked_for_under_the_trace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Pages are loaded in a thread of their own, which knows of no trace."""
+    asked: list[dict[str, str]] = []
+
+    def refuse(_session: object, _method: str, _url: str, **options: Any) -> None:
+        asked.append(options["headers"])
+        raise requests.ConnectionError
+
+    monkeypatch.setattr(requests.Session, "request", refuse)
+    cobalt, now = Cobalt("https://cobalt.example.com"), utc_now()
+    credentials = ClientCredentials(client_id="client", client_secret="sesame")
+
+    with tracing.traced(TRACE), pytest.raises(UpstreamFault):
+        list(cobalt.live_fetches_since(credentials, since=now))
+
+    assert all(TRACE in headers["traceparent"] for headers in asked)
+    assert asked
