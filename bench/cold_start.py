@@ -6,23 +6,23 @@ Each beginning is a process of its own, on an interpreter without packages, with
 build` made them. Rivals take turns with ours, so that a machine that changes its pace changes it
 for both. The floor imports exactly the third-party modules that ours has loaded, and makes the
 clients that ours made, with the same options; it is asked anew in each run, never written down.
+Each round begins at another depth of calls, for all who take part in it (see `beginning`).
 """
 
 import json
 import re
 import statistics
 import subprocess
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.figures import Figure
 from bench.setting import FUNCTIONS, environment_of, packages_of, rival_packages
 from tools.local import deploy, emulator
 from tools.local.paths import BUILD, ROOT, WORKER
 
-if TYPE_CHECKING:
-    from collections.abc import Callable
-
 ROUNDS, QUICK_ROUNDS = 15, 3
+PIECE_CALLS = 144
+"""Calls whose frames fill one of CPython's pieces of 16 KB, about: the depths lie evenly in it."""
 FLOOR, FASTAPI = 1.10, 0.5
 SECONDS = 60
 RIVALS = {"fetch_appointments": "fastapi_fetch", "receive_webhook": "fastapi_webhook"}
@@ -43,20 +43,17 @@ def measure(*, quick: bool = False) -> list[Figure]:
 def _of(folder: str, logical_id: str, rounds: int, *, with_rival: bool) -> list[Figure]:
     begin = what_begins(folder, logical_id)
     needed = beginning("probe", begin)
-    contenders: dict[str, Callable[[], float]] = {
-        "ours": lambda: float(beginning("ours", begin)["cpu_ms"]),
-        "floor": lambda: float(beginning("floor", {**begin, **needed})["cpu_ms"]),
-    }
+    contenders = {"ours": ("ours", begin), "floor": ("floor", {**begin, **needed})}
     if with_rival and folder in RIVALS:
         rival = {
             "path": [str(ROOT / "bench" / "rivals"), str(rival_packages())],
             "module": RIVALS[folder],
         }
-        contenders["fastapi"] = lambda: float(beginning("rival", rival)["cpu_ms"])
+        contenders["fastapi"] = ("rival", rival)
     samples: dict[str, list[float]] = {name: [] for name in contenders}
-    for _ in range(rounds):
-        for name, run in contenders.items():
-            samples[name].append(run())
+    for depth in range(0, PIECE_CALLS, -(-PIECE_CALLS // rounds)):
+        for name, (mode, given) in contenders.items():
+            samples[name].append(float(beginning(mode, {**given, "depth": depth})["cpu_ms"]))
     median = {name: statistics.median(each) for name, each in samples.items()}
     details = {"samples": samples, "modules": len(needed["modules"]), "clients": needed["clients"]}
     name = f"cold start of {folder}"

@@ -38,7 +38,8 @@ BARE = Path(__file__).parent / "rivals" / "bare"
 AT_ONCE = (1, 8, 32)
 REQUESTS = {1: 30, 8: 96, 32: 160}
 """Of one round: about a second. Many short ones, for whatever else runs comes and goes."""
-ROUNDS, QUICK_ROUNDS = 9, 2
+ROUNDS, QUICK_ROUNDS = 16, 2
+"""Even: whoever comes first pays for what the round before has left to be done."""
 COUNTED = 3
 """Requests of which the calls are counted."""
 LEAST = 0.85

@@ -11,12 +11,10 @@ import ssl
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future
 from contextlib import contextmanager
 from datetime import datetime, timedelta
 from functools import partial
 from http.cookiejar import DefaultCookiePolicy
-from threading import Thread
 from typing import IO, Any
 from urllib.parse import quote
 
@@ -24,6 +22,7 @@ import requests
 from requests.adapters import HTTPAdapter
 from urllib3.exceptions import ConnectTimeoutError, MaxRetryError, NewConnectionError, SSLError
 
+from cobalt_relay.adapters.in_time import InTime
 from cobalt_relay.adapters.listing import Page, read_page
 from cobalt_relay.clinic_time import zone_named
 from cobalt_relay.errors import (
@@ -114,6 +113,7 @@ class Cobalt:
         self._tell = tell
         self._clock = clock
         self._sleep = sleep
+        self._calls = InTime()
         self._session = requests.Session()
         # Not from the environment: a proxy or a .netrc must not see a clinic's token by accident.
         self._session.trust_env = False
@@ -339,22 +339,9 @@ class Cobalt:
             self._tell(self._clock() - began, failed)
 
     def _in_time[T](self, call: Callable[[], T], seconds: float) -> T:
-        """Wait for a call as long as patience lasts.
-
-        The timeouts of a socket begin anew with each byte, so a server that drips could hold us for
-        hours; here the whole call has one. The thread of a call that is given up ends by itself.
-        """
-        outcome: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it is raised again below
-                outcome.set_exception(error)
-
-        Thread(target=run, daemon=True).start()
+        """Wait for a call as long as patience lasts."""
         try:
-            return outcome.result(seconds)
+            return self._calls.do(call, seconds)
         except TimeoutError:
             raise UpstreamUnanswered from None
 

@@ -215,7 +215,7 @@ class Table:
 
     def _serialize(self, values: Mapping[str, Any]) -> Item:
         return {
-            name: self._serializer.serialize(value)
+            name: {"S": value} if type(value) is str else self._serializer.serialize(value)
             for name, value in values.items()
             if value is not None
         }
