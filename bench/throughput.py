@@ -36,9 +36,10 @@ from tools.local.stack import Stack
 
 BARE = Path(__file__).parent / "rivals" / "bare"
 AT_ONCE = (1, 8, 32)
-REQUESTS = {1: 30, 8: 96, 32: 160}
-"""Of one round: about a second. Many short ones, for whatever else runs comes and goes."""
-ROUNDS, QUICK_ROUNDS = 16, 2
+REQUESTS = {1: 60, 8: 240, 32: 320}
+"""Of one round: some seconds, so that what was idle is warm again; whatever else runs comes and
+goes, so there are many."""
+ROUNDS, QUICK_ROUNDS = 10, 2
 """Even: whoever comes first pays for what the round before has left to be done."""
 COUNTED = 3
 """Requests of which the calls are counted."""

@@ -1,14 +1,20 @@
 """What `make bench` says: the arithmetic of its goals, and the numbers that are exact."""
 
+import contextlib
+import io
 import json
+import runpy
 import tomllib
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
+import urllib3
 
 import bench.__main__ as table
 from bench import calls, cold_start, designs, package, requests
+from bench.answers import Answers, fetch_call, result, webhook_call
 from bench.cost import PRICES
 from bench.figures import Figure
 from bench.setting import FUNCTIONS
@@ -52,6 +58,61 @@ def test_warm_functions_make_the_fewest_calls_that_the_design_allows() -> None:
         "fetch": {"table": 2, "Cobalt": 1},
         "webhook": {"table": 3, "S3": 1, "bus": 1},
     }
+
+
+class Recorded(Answers):
+    """Answers that keep what was asked of AWS."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.asked: list[tuple[str, Any]] = []
+
+    def _aws(self, service: str, operation: str, asked: Any) -> Any:
+        self.asked.append((operation, shape(asked)))
+        return super()._aws(service, operation, asked)
+
+
+class Accepted:
+    """Cobalt's 202, as urllib3 hands it on."""
+
+    @staticmethod
+    def json() -> Any:
+        return {"success": True, "job_execution_id": "job_1"}
+
+
+def shape(value: Any) -> Any:
+    """Give names and their places without what varies; the detail of an event is read."""
+    if isinstance(value, dict):
+        value = {
+            name: json.loads(each) if name == "Detail" else each for name, each in value.items()
+        }
+        return {name: shape(each) for name, each in sorted(value.items())}
+    if isinstance(value, list):
+        return [shape(each) for each in value]
+    return "text" if isinstance(value, str) else type(value).__name__
+
+
+@pytest.mark.parametrize("route", ["fetch", "webhook"])
+def test_bare_rival_makes_the_very_same_calls(route: str) -> None:
+    def call() -> Any:
+        if route == "webhook":
+            return webhook_call(result().replace(b"access_token_reference_id", b"unknown"))
+        event = fetch_call()
+        for headers in (event["headers"], event["multiValueHeaders"]):
+            del headers["Idempotency-Key"]
+        return event
+
+    answers, asked = Recorded(), []
+    upstream = patch.object(urllib3.PoolManager, "request", lambda *_, **__: Accepted())
+    with answers.in_place(), upstream, contextlib.redirect_stdout(io.StringIO()):
+        bare = runpy.run_path(str(ROOT / "bench" / "rivals" / "bare" / f"{route}.py"))
+        for handler in (requests.handlers()[route], bare["lambda_handler"]):
+            requests.answered(handler, call())  # reads a secret, too
+            answers.asked.clear()
+            requests.answered(handler, call())
+            asked.append(list(answers.asked))
+
+    assert asked[0] == asked[1] != []
 
 
 def test_requests_are_measured_and_answered() -> None:

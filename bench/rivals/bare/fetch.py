@@ -1,10 +1,11 @@
 """POST /v1/appointments/fetch, bare: the calls that the relay makes, and nothing beside them.
 
-Two writes of the table and one call of Cobalt, with rows like the relay's. It checks no header, no
-credentials and no body, joins nothing, retries nothing, logs nothing and counts nothing. The call
-of Cobalt has the relay's own headers.
+Two writes of the table and one call of Cobalt, with rows as the relay has them. It checks no
+header, no credentials and no body, joins nothing, retries nothing, logs nothing and counts nothing.
+The call of Cobalt has the relay's own headers.
 """
 
+import hashlib
 import json
 import os
 import time
@@ -29,7 +30,8 @@ def lambda_handler(event: Json, _context: object) -> Json:
     body = json.loads(event["body"])
     connection = "bare_" + headers["access_token"][-32:]
     window = {"M": {name: {"S": body[name]} for name in ("start_date", "end_date")}}
-    fingerprint = f"{connection}{body['start_date']}{body['end_date']}"
+    likeness = f"{connection}{body['start_date']}{body['end_date']}"
+    fingerprint = hashlib.sha256(likeness.encode()).hexdigest()
     now = int(time.time())
     asked = {
         "connection_id": {"S": connection},
@@ -39,6 +41,7 @@ def lambda_handler(event: Json, _context: object) -> Json:
         "window": window,
         "deadline": {"S": moment(now + 7200)},
         "trace_id": {"S": uuid.uuid4().hex},
+        "looks": {"N": "0"},
         "expires_at": {"N": str(now + 2_592_000)},
         "due_shard": {"S": "0"},
         "due_at": {"S": moment(now + 300)},
@@ -47,17 +50,20 @@ def lambda_handler(event: Json, _context: object) -> Json:
         **asked,
         "fingerprint": {"S": fingerprint},
         "requested_at": {"S": moment(now)},
+        "contested": {"BOOL": False},
         "state": {"S": "REQUESTED"},
     }
+    flight = put(
+        "FLIGHT",
+        fingerprint,
+        hold(request_id, fingerprint, now),
+        "attribute_not_exists(pk) OR held_until < :now",
+    )
+    flight["Put"]["ExpressionAttributeValues"] = {":now": {"S": moment(now)}}
     dynamodb.transact_write_items(
         TransactItems=[
             put("REQUEST", request_id, request, "attribute_not_exists(pk)"),
-            put(
-                "FLIGHT",
-                fingerprint,
-                hold(request_id, fingerprint, now),
-                "attribute_not_exists(pk)",
-            ),
+            flight,
         ]
     )
     answer = http.request(
@@ -77,7 +83,6 @@ def lambda_handler(event: Json, _context: object) -> Json:
         "job_execution_id": {"S": job_id},
         "accepted_at": {"S": moment(now)},
         "state": {"S": "ACCEPTED"},
-        "looks": {"N": "0"},
     }
     dynamodb.transact_write_items(
         TransactItems=[
@@ -86,14 +91,20 @@ def lambda_handler(event: Json, _context: object) -> Json:
                 "Update": {
                     "TableName": TABLE,
                     "Key": key("REQUEST", request_id),
-                    "UpdateExpression": "SET #state = :state, job_execution_id = :job"
+                    "UpdateExpression": "SET #state = :state,"
+                    " #job_execution_id = :job_execution_id"
                     " REMOVE due_shard, due_at, notification",
-                    "ConditionExpression": "#state IN (:from)",
-                    "ExpressionAttributeNames": {"#state": "state"},
+                    "ConditionExpression": "#state IN (:from0, :from1, :from2)",
+                    "ExpressionAttributeNames": {
+                        "#state": "state",
+                        "#job_execution_id": "job_execution_id",
+                    },
                     "ExpressionAttributeValues": {
                         ":state": {"S": "ACCEPTED"},
-                        ":job": {"S": job_id},
-                        ":from": {"S": "REQUESTED"},
+                        ":job_execution_id": {"S": job_id},
+                        ":from0": {"S": "REQUESTED"},
+                        ":from1": {"S": "UNKNOWN"},
+                        ":from2": {"S": "EXPIRED"},
                     },
                 }
             },

@@ -1,7 +1,7 @@
 """POST /v1/webhooks/cobalt, bare: the calls that the relay makes, and nothing beside them.
 
-One read and two writes of the table, one object, one event, with rows like the relay's. It checks
-no signature and no time, compares nothing, waits for nobody, logs nothing and counts nothing.
+One read and two writes of the table, one object, one event, with rows as the relay has them. It
+checks no signature and no time, compares nothing, waits for nobody, logs and counts nothing.
 """
 
 import hashlib
@@ -49,6 +49,7 @@ def lambda_handler(event: Json, _context: object) -> Json:
         "body_sha256": {"S": digest},
         "window": job["window"],
         "appointment_count": {"N": str(len(data["appointments"]))},
+        "declared_count": {"N": str(data["appointment_count"])},
         "result": {"M": {name: {"S": value} for name, value in result.items()}},
         "delivered_via": {"S": "webhook"},
         "completed_at": {"S": moment(now)},
@@ -78,20 +79,34 @@ def lambda_handler(event: Json, _context: object) -> Json:
     }
     noted = {"last_success_at": {"S": moment(now)}, "emr_name": {"S": "eClinicalWorks"}}
     told_of = {"notification": {"S": "sent"}, "notified_at": {"S": moment(now)}}
-    ending = update("JOB", job_id, ended, " REMOVE notified_at", "#state IN (:was)", "ACCEPTED")
-    noting = update("CONNECTION", connection, noted, "", "attribute_not_exists(#state)")
+    ending = update(
+        "JOB", job_id, ended, " REMOVE notified_at", "#state IN (:from0)", {":from0": "ACCEPTED"}
+    )
+    noting = update(
+        *("CONNECTION", connection, noted, ""),
+        "attribute_not_exists(#state) OR #state = :active",  # here it does not exist
+        {":active": "active"},
+    )
     dynamodb.transact_write_items(TransactItems=[{"Put": put}, ending, noting])
     detail = {
+        "version": "1",
         "event_id": digest[:32],
         "job_execution_id": job_id,
         "request_id": request_id,
+        "cobalt_event_id": event_id,
+        "trigger": job["trigger"]["S"],
+        "search_by": job["search_by"]["S"],
         "connection_id": connection,
+        "access_token_reference_id": told.get("access_token_reference_id"),
         "window": {name: value["S"] for name, value in job["window"]["M"].items()},
         "appointment_count": len(data["appointments"]),
+        "declared_count": data["appointment_count"],
         "result": result,
         "delivered_via": "webhook",
         "accepted_at": job["accepted_at"]["S"],
         "completed_at": moment(now),
+        "expired_at": None,
+        "seconds_to_completion": 1.0,
         "trace_id": job["trace_id"]["S"],
     }
     events.put_events(
@@ -105,7 +120,9 @@ def lambda_handler(event: Json, _context: object) -> Json:
         ]
     )
     closing = update(
-        "JOB", job_id, told_of, " REMOVE due_shard, due_at", "#state IN (:was)", "COMPLETED"
+        *("JOB", job_id, told_of, " REMOVE due_shard, due_at"),
+        "notification = :open AND #state = :announced",
+        {":open": "open", ":announced": "COMPLETED"},
     )
     dynamodb.transact_write_items(TransactItems=[closing])
     return {
@@ -126,11 +143,12 @@ def key(kind: str, name: str) -> Json:
 
 
 def update(
-    kind: str, name: str, changes: Json, remove: str, condition: str, was: str | None = None
+    kind: str, name: str, changes: Json, remove: str, condition: str, beside: dict[str, str]
 ) -> Json:
     """Change a row, on a condition."""
     names = {f"#{each}": each for each in changes} | {"#state": "state"}
     values = {f":{each}": value for each, value in changes.items()}
+    values |= {each: {"S": value} for each, value in beside.items()}
     return {
         "Update": {
             "TableName": TABLE,
@@ -140,6 +158,6 @@ def update(
             + remove,
             "ConditionExpression": condition,
             "ExpressionAttributeNames": names,
-            "ExpressionAttributeValues": values | ({":was": {"S": was}} if was else {}),
+            "ExpressionAttributeValues": values,
         }
     }
