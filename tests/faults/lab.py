@@ -3,6 +3,7 @@
 import hashlib
 import hmac
 import time
+from collections.abc import Callable
 from datetime import datetime, timedelta
 from urllib.parse import urlsplit
 from zoneinfo import ZoneInfo
@@ -104,7 +105,7 @@ class Clients:
 class NothingMeasured:
     """In place of `Watch`: it reads at the end of a run, and nothing depends on it."""
 
-    def run(self, began: datetime) -> None:
+    def run(self, minute: datetime, has_time: Callable[[], bool]) -> None:
         """Do nothing."""
 
 

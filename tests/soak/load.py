@@ -46,7 +46,6 @@ from botocore.exceptions import ClientError
 from rich.console import Console
 from rich.table import Table
 
-from cobalt_relay.adapters.connections import Connections
 from tests.integration.support import Relay, eventually
 from tests.soak.callers import CLINICS, FIRST_DAY, Callers, Fetch, fetches, provider_of, warm_up
 from tests.soak.load_books import (
@@ -617,11 +616,10 @@ def _ratios(memory: Mapping[str, Json]) -> str:
 def look_at_each_clinic(stack: Stack) -> None:
     """Let the reconciler measure how fresh each clinic is, at once instead of by the half-hour."""
     hour = datetime.now(UTC).replace(minute=0, second=0, microsecond=0)
-    for minute in range(Connections.shards):
-        event = {"scheduled_at": (hour + timedelta(minutes=minute)).isoformat()}
-        stack.aws.functions.invoke(
-            FunctionName=stack.outputs["ReconcileJobsName"], Payload=json.dumps(event).encode()
-        )
+    event = {"scheduled_at": hour.isoformat()}
+    stack.aws.functions.invoke(
+        FunctionName=stack.outputs["ReconcileJobsName"], Payload=json.dumps(event).encode()
+    )
 
 
 def main(arguments: list[str]) -> int:

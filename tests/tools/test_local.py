@@ -1,5 +1,6 @@
 """The parts of the local tooling that decide something."""
 
+import queue
 import re
 import stat
 import subprocess
@@ -8,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from tools.local import deploy, fixups, logs
+from tools.local import deploy, fixups, launcher, logs
 from tools.local.aws import Aws
 from tools.local.errors import LocalError
 from tools.local.fixups import DeployedStack
@@ -141,3 +142,25 @@ def test_program_of_a_target_starts(target: str) -> None:
 
         assert shown.returncode == 0, shown.stderr
         assert shown.stdout.startswith("usage:")
+
+
+@pytest.mark.parametrize(
+    ("lines", "log", "left"),
+    [
+        (["one", "two", "\x1e", "of the next"], "one\ntwo", 1),
+        (["one without an end of its line\x1e"], "one without an end of its line", 0),
+        (["one", "", "two", "\x1e"], "one\n\ntwo", 0),
+        (["\x1e", "of the next"], "", 1),
+        (["of a worker that died"], "of a worker that died", 0),
+    ],
+    ids=["lines", "no new line", "an empty line", "nothing", "no end"],
+)
+def test_log_of_an_invocation_ends_where_the_worker_says_so(
+    lines: list[str], log: str, left: int
+) -> None:
+    written: queue.Queue[str] = queue.Queue()
+    for line in lines:
+        written.put(line)
+
+    assert launcher.log_of(written) == log
+    assert written.qsize() == left

@@ -18,7 +18,7 @@ from cobalt_relay.errors import (
     UpstreamFault,
     UpstreamRefusal,
 )
-from cobalt_relay.models import Channel, Connection, ConnectionState, Due, WebhookKey
+from cobalt_relay.models import Channel, ConnectionState, Due, WebhookKey
 from cobalt_relay.services.take_in import Verdict
 from cobalt_relay.services.watch import FRESH_FOR
 from cobalt_relay.snapshots import KINDS
@@ -155,13 +155,29 @@ def test_freshness_is_told_of_every_connection_once_in_half_an_hour(
     def total(name: str) -> float:
         return sum(each.get(name, 0) for each in told)
 
-    assert (total("ConnectionsFresh"), total("ConnectionsStale")) == (1, 2)
+    assert (total("ConnectionsFresh"), total("ConnectionsStale")) == (2, 1)
     assert total("ConnectionsSuspended") == 1
-    assert [minute for minute, each in enumerate(told) if "ConnectionsFresh" in each] == list(
-        range(8)
-    )
-    oldest = max(each.get("StalestConnectionAge", 0) for each in told)
-    assert oldest == pytest.approx((FRESH_FOR + timedelta(minutes=40)).total_seconds(), abs=600)
+    assert [minute for minute, each in enumerate(told) if "ConnectionsFresh" in each] == [0]
+    oldest = told[0]["StalestConnectionAge"]
+    assert oldest == (FRESH_FOR + timedelta(minutes=40)).total_seconds()
+
+
+def test_freshness_is_told_of_all_clinics_or_of_none(
+    world: World, logged: Callable[[], str]
+) -> None:
+    for number in range(3):
+        world.connections.add(f"token-{number}")
+    world.clock.moment = world.clock.moment.replace(minute=30)
+    left = iter([180.0, 180.0])  # for two of them; then the time is up
+
+    logged()
+    world.reconcile_jobs.run(lambda: next(left, 0.0))
+    observability.metrics.flush_metrics()
+    text = logged()
+
+    assert '"freshness_not_measured"' in text
+    assert "OpenJobs" in figures(text)
+    assert "ConnectionsFresh" not in figures(text)
 
 
 # --------------------------------------------------------------------------------- Cobalt and failures
@@ -219,8 +235,7 @@ def test_a_row_that_nobody_can_read_fails_no_run(world: World, logged: Callable[
     world.connections.add("token-1")
     [item] = [row for (_, sk), row in world.connections.table.items.items() if sk == "CONNECTION"]
     item["registered_at"] = "yesterday"
-    shard = int(item["registry_shard"])
-    world.clock.moment = world.clock.moment.replace(minute=shard)
+    world.clock.moment = world.clock.moment.replace(minute=0)
 
     done = world.reconcile_jobs.run(lambda: 180.0)
 
@@ -228,35 +243,28 @@ def test_a_row_that_nobody_can_read_fails_no_run(world: World, logged: Callable[
     assert '"not_measured"' in logged()
 
 
-def watched(world: World, monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """Give the shards that will have been looked at."""
-    looked: list[int] = []
-
-    def of_shard(shard: int) -> list[Connection]:
-        looked.append(shard)
-        return []
-
-    monkeypatch.setattr(world.connections, "of_shard", of_shard)
-    return looked
-
-
-def test_a_run_that_begins_late_looks_at_the_shard_of_the_minute_that_it_is_for(
-    world: World, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("for_minute", "begins", "is_read"),
+    [(30, 31, True), (29, 30, False)],
+    ids=["begins late", "begins in the minute of another"],
+)
+def test_the_minute_that_a_run_is_for_tells_whether_the_register_is_read(
+    world: World, logged: Callable[[], str], for_minute: int, begins: int, is_read: bool
 ) -> None:
-    looked = watched(world, monkeypatch)
-    for_minute = world.clock.moment.replace(minute=5, second=0)
-    world.clock.moment = for_minute + timedelta(seconds=70)
+    scheduled = world.clock.moment.replace(minute=for_minute, second=0)
+    world.clock.moment = scheduled.replace(minute=begins, second=10)
 
-    world.reconcile_jobs.run(lambda: 180.0, for_minute.isoformat())
+    logged()
+    world.reconcile_jobs.run(lambda: 180.0, scheduled.isoformat())
+    observability.metrics.flush_metrics()
 
-    assert looked == [5]
+    assert ("ConnectionsFresh" in figures(logged())) is is_read
 
 
-def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
-    world: World, monkeypatch: pytest.MonkeyPatch
+def test_a_run_that_is_for_no_minute_takes_the_one_in_which_it_began(
+    world: World, logged: Callable[[], str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    looked = watched(world, monkeypatch)
-    world.clock.moment = world.clock.moment.replace(minute=2, second=58)
+    world.clock.moment = world.clock.moment.replace(minute=0, second=58)
     due = world.jobs.due
 
     def due_in_a_while(now: datetime, most: int) -> list[Due]:
@@ -264,6 +272,8 @@ def test_a_run_looks_at_the_shard_of_the_minute_in_which_it_began(
         return due(now, most)
 
     monkeypatch.setattr(world.jobs, "due", due_in_a_while)
+    logged()
     world.reconcile_jobs.run(lambda: 180.0)
+    observability.metrics.flush_metrics()
 
-    assert looked == [2]
+    assert "ConnectionsFresh" in figures(logged())

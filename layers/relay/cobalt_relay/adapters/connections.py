@@ -95,11 +95,6 @@ class Registry:
         for shard in range(self.shards):
             yield from self._of_shard(shard)
 
-    def of_shard(self, shard: int) -> Iterator[Connection]:
-        """Give the connections of one of the `shards` of the register, which are about equal."""
-        for some in batched(self._of_shard(shard), _AT_ONCE, strict=False):
-            yield from self.several(some)
-
     def _of_shard(self, shard: int) -> Iterator[str]:
         for item in self._table.keys_of_index(_INDEX, ("registry_shard", str(shard))):
             yield item["connection_id"]

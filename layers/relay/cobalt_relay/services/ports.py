@@ -1,6 +1,6 @@
 """What the use cases need of the world. Adapters fit these; so do the fakes of the tests."""
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import date, datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -179,7 +179,7 @@ class DueStore(Protocol):
 class Measures(Protocol):
     """What is measured at the end of each minute's run. Raises `StorageFault`."""
 
-    def run(self, minute: datetime) -> None: ...
+    def run(self, minute: datetime, has_time: Callable[[], bool]) -> None: ...
 
 
 class OpenJobs(Protocol):
@@ -188,12 +188,10 @@ class OpenJobs(Protocol):
     def open_jobs(self, now: datetime, most: int) -> tuple[int, list[Job]]: ...
 
 
-class RegisterShards(Protocol):
-    """The register of the connections, a part at a time."""
+class Register(Protocol):
+    """The register of the connections."""
 
-    @property
-    def shards(self) -> int: ...
-    def of_shard(self, shard: int) -> Iterator[Connection]: ...
+    def all(self) -> Iterator[Connection]: ...
 
 
 class ResultStore(Protocol):

@@ -205,7 +205,7 @@ class ReconcileJobs:
     def _measure(self, run: _Run, minute: datetime) -> None:
         """Measure what is left; that it fails is nobody's affair who waits for a job."""
         try:
-            self._watch.run(minute)
+            self._watch.run(minute, lambda: run.has_time)
         except RelayError as error:
             run.done["not_measured"] += 1
             logger.warning("not_measured", extra={"error_code": error.code})
