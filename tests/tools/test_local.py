@@ -1,6 +1,5 @@
 """The parts of the local tooling that decide something."""
 
-import queue
 import re
 import stat
 import subprocess
@@ -144,23 +143,13 @@ def test_program_of_a_target_starts(target: str) -> None:
         assert shown.stdout.startswith("usage:")
 
 
-@pytest.mark.parametrize(
-    ("lines", "log", "left"),
-    [
-        (["one", "two", "\x1e", "of the next"], "one\ntwo", 1),
-        (["one without an end of its line\x1e"], "one without an end of its line", 0),
-        (["one", "", "two", "\x1e"], "one\n\ntwo", 0),
-        (["\x1e", "of the next"], "", 1),
-        (["of a worker that died"], "of a worker that died", 0),
-    ],
-    ids=["lines", "no new line", "an empty line", "nothing", "no end"],
-)
-def test_log_of_an_invocation_ends_where_the_worker_says_so(
-    lines: list[str], log: str, left: int
-) -> None:
-    written: queue.Queue[str] = queue.Queue()
-    for line in lines:
-        written.put(line)
+def test_log_is_taken_line_by_line_and_once(tmp_path: Path) -> None:
+    log = tmp_path / launcher.LOG
+    assert launcher.taken(log) == ""
 
-    assert launcher.log_of(written) == log
-    assert written.qsize() == left
+    with log.open("ab", buffering=0) as worker:
+        worker.write(b"one\n\ntwo\n")
+        assert launcher.taken(log) == "one\n\ntwo"
+        assert launcher.taken(log) == ""
+        worker.write(b"of the next, torn \xc3")
+        assert launcher.taken(log) == "of the next, torn \ufffd"

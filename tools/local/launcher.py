@@ -7,8 +7,9 @@
 * A layer is unpacked once, not for every new worker: AWS does not unpack either. Cold starts lose
   more than half a second.
 * The scheduler looks every second, not every ten.
-* What an invocation logs ends with a line that says so. MiniStack waits until nothing has come for
-  some milliseconds, asking each millisecond: who logs would be slower for it, and others with them.
+* What an invocation logs goes into a file, which is read when it has answered. MiniStack lets a
+  thread listen for it, and asks each millisecond until nothing has come for some: who logs would be
+  slower for it, and others with them.
 * A parameter of the template that limits how many batches of a queue are under way at once is a
   number, and no text on which MiniStack stumbles.
 * A queue is found by what takes its messages to a function when it was made on another port, as the
@@ -25,23 +26,24 @@
 All of it touches names that are private to one version of MiniStack, hence the check.
 """
 
-import contextlib
 import hashlib
 import importlib.metadata
 import json
 import os
-import queue
 import sys
 import tempfile
-import time
 import zipfile
 from pathlib import Path
 from typing import Any
 
 VERSION = "1.5.33"
 SCHEDULER_SECONDS = 1
-LOG_END, LOG_SECONDS = "\x1e", 0.25
-"""What ends the log of an invocation, and how long it is waited for; a dead worker does not say."""
+LOG = "log"
+LOG_TO_FILE = f"""
+import os
+log = os.path.join(os.path.dirname(__file__), {LOG!r})
+os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600), 2)
+"""
 KEY_HEADER = "x-amz-server-side-encryption-aws-kms-key-id"
 
 
@@ -65,7 +67,7 @@ def unpacked(layer: bytes, shelf: Path) -> Path:
 
 
 def change_lambda(interpreter: str, shelf: Path) -> None:
-    """Give workers their own interpreter and ready layers, and let them say when a log ends."""
+    """Give workers their own interpreter and ready layers, and a file for what they log."""
     from ministack.core import lambda_runtime  # noqa: PLC0415 - after the check of its version
     from ministack.services.lambda_svc import _resolve_layer_zip  # noqa: PLC0415
 
@@ -78,8 +80,7 @@ def change_lambda(interpreter: str, shelf: Path) -> None:
         if not name.startswith("python"):
             return binary, script
         before, answer, after = script.rpartition("_real_stdout.flush()")
-        end = f"print({LOG_END!r}, file=sys.stderr, flush=True); "
-        return interpreter, before + end + answer + after
+        return interpreter, LOG_TO_FILE + before + "sys.stderr.flush(); " + answer + after
 
     def spawn_ours(worker: Any) -> None:  # noqa: ANN401 - a class of MiniStack's
         config = worker.config
@@ -94,24 +95,23 @@ def change_lambda(interpreter: str, shelf: Path) -> None:
             worker.config = config
 
     def drain_ours(worker: Any) -> str:  # noqa: ANN401
-        return log_of(worker._stderr_queue)  # noqa: SLF001
+        return taken(Path(worker._tmpdir) / LOG)  # noqa: SLF001
 
     runtime._detect_runtime_binary = detect_ours  # noqa: SLF001
     runtime.Worker._spawn = spawn_ours  # noqa: SLF001
+    runtime.Worker._drain_stderr = drain_ours  # noqa: SLF001
     runtime.Worker._drain_stderr_bounded = drain_ours  # noqa: SLF001
 
 
-def log_of(lines: "queue.Queue[str]") -> str:
-    """Take the lines of an invocation from a worker's queue, as far as they come in time."""
-    found, until = [], time.monotonic() + LOG_SECONDS
-    with contextlib.suppress(queue.Empty):
-        while True:
-            line, end, _ = lines.get(timeout=max(0, until - time.monotonic())).partition(LOG_END)
-            if line or not end:
-                found.append(line)
-            if end:
-                break
-    return "\n".join(found)
+def taken(log: Path) -> str:
+    """Take what a worker has logged, and leave the file empty."""
+    try:
+        with log.open("r+b") as file:
+            text = file.read()
+            file.truncate(0)
+    except FileNotFoundError:
+        return ""
+    return text.decode("utf-8", "replace").removesuffix("\n")
 
 
 def change_queues() -> None:

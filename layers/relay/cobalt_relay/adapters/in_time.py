@@ -7,11 +7,12 @@ that has ended its call waits for another.
 
 from collections import deque
 from collections.abc import Callable
-from concurrent.futures import Future
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from threading import Thread
+from typing import Any
 
-type _Calls = SimpleQueue[Callable[[], None] | None]
+type _Answers = SimpleQueue[tuple[Any, BaseException | None]]
+type _Calls = SimpleQueue[tuple[Callable[[], Any], _Answers] | None]
 
 
 class InTime:
@@ -30,23 +31,22 @@ class InTime:
 
         A call that is given up goes on until it ends by itself, and its thread with it.
         """
-        outcome: Future[T] = Future()
-
-        def run() -> None:
-            try:
-                outcome.set_result(call())
-            except BaseException as error:  # noqa: BLE001 - it is raised again by the outcome
-                outcome.set_exception(error)
-
         calls = self._thread()
-        calls.put(run)
+        answers: _Answers = SimpleQueue()
+        calls.put((call, answers))
         try:
-            return outcome.result(seconds)
-        finally:
-            if outcome.done():
-                self._idle.append(calls)
-            else:
-                calls.put(None)
+            given, error = answers.get(timeout=seconds)
+        except Empty:
+            calls.put(None)
+            raise TimeoutError from None
+        self._idle.append(calls)
+        if error:
+            try:
+                raise error
+            finally:
+                del error  # or it holds this frame, and the frame holds it
+        result: T = given
+        return result
 
     def _thread(self) -> "_Calls":
         try:
@@ -58,6 +58,10 @@ class InTime:
 
 
 def _work(calls: "_Calls") -> None:
-    while call := calls.get():
-        call()
-        del call  # and with it what it gave, which may be large
+    while wanted := calls.get():
+        call, answers = wanted
+        try:
+            answers.put((call(), None))
+        except BaseException as error:  # noqa: BLE001 - it is raised where the call was wanted
+            answers.put((None, error))
+        del wanted, call, answers  # and with them what the call gave, which may be large
