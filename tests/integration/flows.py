@@ -5,12 +5,14 @@ of the operator, never with those of a function. What fails on the way is an out
 """
 
 import json
+import time
 import uuid
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
+from http import HTTPStatus
 from itertools import count
 from typing import Any
 
@@ -18,6 +20,7 @@ import requests
 from boto3.dynamodb.types import TypeSerializer
 
 from cobalt_relay.adapters.layout import due_attributes, range_item
+from cobalt_relay.adapters.secrets import REFRESH_SECONDS
 from cobalt_relay.models import (
     Connection,
     ConnectionChange,
@@ -576,7 +579,15 @@ class Flows:
         return (self.relay.job(job_id) or {}).get("state") if job_id else None
 
     def _deliver(self, body: bytes) -> requests.Response:
-        return self.relay.webhook(body, signed(self.stack, body))
+        """Deliver, and again where it was refused, as Cobalt does.
+
+        After a rotation, a function that had a misfit looks for the new key a second later.
+        """
+        answer = self.relay.webhook(body, signed(self.stack, body))
+        if answer.status_code == HTTPStatus.UNAUTHORIZED:
+            time.sleep(REFRESH_SECONDS)
+            answer = self.relay.webhook(body, signed(self.stack, body))
+        return answer
 
     def _invoke(self, function: str, event: Item) -> Item | None:
         """Invoke a function and give what it tells; None where it fails."""
