@@ -214,6 +214,7 @@ class Table:
                 }
 
     def _serialize(self, values: Mapping[str, Any]) -> Item:
+        """Give each value with its type; of a text, which most are, that need not be searched."""
         return {
             name: {"S": value} if type(value) is str else self._serializer.serialize(value)
             for name, value in values.items()
